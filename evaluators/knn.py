@@ -1,0 +1,132 @@
+"""k-NN classification of patches or images by the labelled tokens of the training split: exact, no training."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32
+
+from evaluators.feature_map import FeatureMap
+from evaluators.neighbors import Backend, Metric, majority_vote, search
+from evaluators.probe_input import ProbeInput, Subject
+from evaluators.results import ProbeResult
+from evaluators.segmentation import Scorer
+from feature_store import FeatureSet, Selection
+
+KNN_REVISION = 1
+# Sixty-four thousand bank tokens against sixteen thousand queries: the sizes at which the matrix product is fastest.
+_BANK_BLOCK_TOKENS = 65_536
+_QUERY_BLOCK_TOKENS = 16_384
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnnParameters:
+    """One k-NN question.
+
+    Attributes:
+        subject: which tokens.
+        k: neighbours that vote; the majority wins, of tied classes the one whose nearest member is nearer.
+        metric: `cosine`, `dot` or `l2`.
+        standardise: give every feature mean 0 and variance 1 over the bank first.
+    """
+
+    subject: Subject = field(default_factory=Subject)
+    k: int = 1
+    metric: Metric = "cosine"
+    standardise: bool = False
+
+
+def evaluate_knn(
+    features: FeatureSet,
+    parameters: KnnParameters,
+    *,
+    selection: Selection | None = None,
+    backend: Backend = "auto",
+) -> ProbeResult:
+    """Classify the test tokens by their nearest training tokens, from the store alone.
+
+    Exact, streamed over the bank in blocks; ties go to the lower bank row. Void patches stay in the bank and may be
+    predicted, which counts as wrong.
+
+    Args:
+        features: the feature set, complete.
+        parameters: the question.
+        selection: which features of a token; None for all.
+        backend: `faiss`, `torch`, or what is there.
+
+    Returns:
+        Scores on the test split: `SegmentationScores` for patches, `ImageScores` for images.
+
+    Raises:
+        IncompleteError: shards are missing.
+        StoreError: no masks, labels or test rows for the question.
+        ValueError: `k` larger than the bank.
+    """
+    return next(evaluate_knn_for(features, [parameters.k], parameters, selection=selection, backend=backend))
+
+
+def evaluate_knn_for(
+    features: FeatureSet,
+    ks: Sequence[int],
+    parameters: KnnParameters,
+    *,
+    selection: Selection | None = None,
+    backend: Backend = "auto",
+) -> Iterator[ProbeResult]:
+    """As `evaluate_knn`, for several k from one search; `parameters.k` is not used.
+
+    Yields:
+        One result a k, in the order given.
+    """
+    features.require_complete()
+    probe = ProbeInput(features, parameters.subject, selection)
+    mapping = probe.standardising if parameters.standardise else probe.selecting
+    bank_labels = probe.labels(probe.train_rows)
+    scorers = [Scorer(probe) for _ in ks]
+    first_row = 0
+    nearest = search(
+        lambda: _mapped(probe, probe.train_rows, mapping, _BANK_BLOCK_TOKENS),
+        _mapped(probe, probe.test_rows, mapping, _QUERY_BLOCK_TOKENS),
+        k=max(ks),
+        metric=parameters.metric,
+        backend=backend,
+    )
+    for found in nearest:
+        n_rows = len(found.rows) // probe.tokens_per_row
+        rows = probe.test_rows[first_row : first_row + n_rows]
+        first_row += n_rows
+        labels = bank_labels[found.rows]
+        for scorer, k in zip(scorers, ks, strict=True):
+            scorer.add(rows, majority_vote(labels[:, :k], probe.n_classes + 1))
+    for scorer, k in zip(scorers, ks, strict=True):
+        yield ProbeResult(
+            scores=scorer.scores(),
+            n_train=len(bank_labels),
+            n_test=len(probe.test_rows) * probe.tokens_per_row,
+            n_features=probe.n_features,
+            train_split=probe.train_name,
+            test_split=probe.test_name,
+            details={"k": k, "metric": parameters.metric, "standardised": parameters.standardise, "on": probe.on},
+        )
+
+
+def _mapped(
+    probe: ProbeInput, rows: np.ndarray[Any, np.dtype[np.int64]], mapping: FeatureMap, block_tokens: int
+) -> Iterator[Float32[np.ndarray, "tokens features"]]:
+    """Tokens ready for the search, joined to blocks of about `block_tokens`, whole rows each."""
+    waiting: list[np.ndarray[Any, Any]] = []
+    n_waiting = 0
+    rows_per_block = max(1, block_tokens // probe.tokens_per_row)
+    limit = rows_per_block * probe.tokens_per_row
+    for _, stored in probe.stored_blocks(rows):
+        mapped = mapping.apply(stored)
+        while n_waiting + len(mapped) >= limit:
+            taken = limit - n_waiting
+            yield np.concatenate([*waiting, mapped[:taken]]) if waiting else mapped[:taken]
+            waiting, n_waiting, mapped = [], 0, mapped[taken:]
+        if len(mapped):
+            waiting.append(mapped)
+            n_waiting += len(mapped)
+    if waiting:
+        yield np.concatenate(waiting)

@@ -1,0 +1,127 @@
+"""L-BFGS on several convex problems in lockstep: one pass over the data evaluates all of them."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+_MEMORY = 12
+_SUFFICIENT_DECREASE = 1e-4
+# Losses are summed from float32 terms: below this share of the loss, two losses are equal.
+_NOISE = 1e-9
+_MOST_CUTS = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """One problem at one point: its loss, gradient and approximate inverse curvature (None keeps the last one)."""
+
+    loss: float
+    gradient: Float64[Tensor, "classes parameters"]
+    solve: Callable[[Tensor], Tensor] | None
+
+
+class Problem:
+    """The state of L-BFGS on one problem, advanced by one evaluation at a time.
+
+    The inverse curvature that comes with an evaluation takes the place of the usual multiple of the identity.
+
+    Source: Nocedal & Wright (2006), Numerical Optimization, algorithms 7.4 and 3.1.
+    """
+
+    def __init__(self, start: Float64[Tensor, "classes parameters"], *, tolerance: float) -> None:
+        self.point = start
+        self.trial = start
+        self.loss = float("inf")
+        self.iterations = 0
+        self.converged = False
+        self.done = False
+        self._tolerance = tolerance
+        self._gradient = torch.zeros_like(start)
+        self._direction = torch.zeros_like(start)
+        self._slope = 0.0
+        self._step = 1.0
+        self._cuts = 0
+        self._pairs: deque[tuple[Tensor, Tensor, float]] = deque(maxlen=_MEMORY)
+        self._solve: Callable[[Tensor], Tensor] = torch.Tensor.clone
+
+    def receive(self, evaluation: Evaluation) -> None:
+        """Take the evaluation at `trial`; afterwards `trial` is the next point to evaluate, or `done` is set."""
+        if evaluation.solve is not None:
+            self._solve = evaluation.solve
+        enough = self.loss + _SUFFICIENT_DECREASE * self._step * self._slope + _NOISE * abs(evaluation.loss)
+        if self.loss == float("inf"):
+            self._move_to(self.trial, evaluation)
+        elif evaluation.loss <= enough:
+            self.iterations += 1
+            self._remember(self.trial - self.point, evaluation.gradient - self._gradient)
+            self._move_to(self.trial, evaluation)
+        else:
+            self._cut(evaluation.loss)
+        self.trial = self.point + self._step * self._direction
+
+    def _move_to(self, point: Tensor, evaluation: Evaluation) -> None:
+        """Stand at a new point and choose the direction that leads on from there."""
+        self.point, self.loss, self._gradient = point, evaluation.loss, evaluation.gradient
+        self._direction = -self._times_inverse(evaluation.gradient)
+        self._slope = _dot(evaluation.gradient, self._direction)
+        self._step, self._cuts = 1.0, 0
+        # To second order the loss can still fall by half the slope.
+        self.converged = self.done = -self._slope / 2 <= self._tolerance * self.loss
+
+    def _cut(self, trial_loss: float) -> None:
+        """Shorten the step to the minimum of the parabola through what is known, within bounds."""
+        excess = trial_loss - self.loss - self._step * self._slope
+        shrink = -self._slope * self._step / (2 * excess) if excess > 0 else 0.5
+        self._step *= min(0.5, max(0.1, shrink))
+        self._cuts += 1
+        self.done = self._cuts >= _MOST_CUTS
+
+    def _remember(self, moved: Tensor, change: Tensor) -> None:
+        """Keep a pair of step and change of gradient, where it shows positive curvature."""
+        product = _dot(moved, change)
+        if product > 1e-12 * _dot(change, change) ** 0.5 * _dot(moved, moved) ** 0.5:
+            self._pairs.append((moved, change, 1 / product))
+
+    def _times_inverse(self, gradient: Tensor) -> Tensor:
+        """The inverse Hessian as the remembered pairs know it, applied to a gradient: the two-loop recursion."""
+        rest = gradient.clone()
+        shares = []
+        for moved, change, scale in reversed(self._pairs):
+            shares.append(scale * _dot(moved, rest))
+            rest -= shares[-1] * change
+        rest = self._solve(rest)
+        for (moved, change, scale), share in zip(self._pairs, reversed(shares), strict=True):
+            rest += (share - scale * _dot(change, rest)) * moved
+        return rest
+
+
+def minimise(
+    problems: Sequence[Problem],
+    evaluate: Callable[[Sequence[int], Float64[Tensor, "active classes parameters"]], Sequence[Evaluation]],
+    *,
+    max_iterations: int,
+) -> None:
+    """Run problems until each has converged, stalled, or taken `max_iterations` steps.
+
+    Args:
+        problems: fresh problems, advanced in place.
+        evaluate: gives one evaluation for each of the points of the problems at the given positions.
+        max_iterations: bound on the accepted steps of each problem.
+    """
+    while active := [
+        i for i, problem in enumerate(problems) if not problem.done and problem.iterations < max_iterations
+    ]:
+        points = torch.stack([problems[i].trial for i in active])
+        for i, evaluation in zip(active, evaluate(active, points), strict=True):
+            problems[i].receive(evaluation)
+
+
+def _dot(a: Tensor, b: Tensor) -> float:
+    """Inner product of two tensors of one shape."""
+    return float(torch.dot(a.reshape(-1), b.reshape(-1)))

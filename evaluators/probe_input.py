@@ -1,0 +1,228 @@
+"""What a probe reads from a feature set: which rows train and which test, their tokens, and their labels.
+
+A token is one thing to classify: a patch of a view (`patches`, labelled by its mask), or a whole view by its class
+token (`cls`) or the mean of its patches (`mean`), labelled by the manifest.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+
+from evaluators.feature_map import FeatureMap, standardising
+from evaluators.moments import Moments, stream_moments
+from evaluators.scores import patch_labels
+from evaluators.tensors import as_tensor
+from feature_store import FeatureSet, Selection, StoreError, TokenKind
+
+On = Literal["auto", "patches", "cls", "mean"]
+_TEST_SPLITS = ("test", "val", "validation")
+_KIND_READ: dict[str, TokenKind] = {"patches": "patches", "mean": "patches", "cls": "cls"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """Which tokens of a feature set a probe is about; part of the key of its result.
+
+    Attributes:
+        on: `patches`, `cls` or `mean`; `auto` takes patches where there are masks, else cls, else mean.
+        layer: block number or `last`.
+        train_split: the rows of the bank or training set.
+        test_split: the rows that are scored; None takes the first of test, val, validation that exists.
+        hold_out: share of the images of `train_split` to test on instead, for a dataset without a test split.
+        seed: of the images held out.
+    """
+
+    on: On = "auto"
+    layer: int | str = "last"
+    train_split: str = "train"
+    test_split: str | None = None
+    hold_out: float | None = None
+    seed: int = 0
+
+
+class ProbeInput:
+    """The tokens and labels of one subject, streamed from the store.
+
+    Args:
+        features: the feature set.
+        subject: which of its tokens.
+        selection: which features of a token; None for all.
+
+    Raises:
+        StoreError: no masks or labels for the subject, no test rows, or a layer or token kind that is not stored.
+        SelectionError: the selection was made for other weights.
+    """
+
+    def __init__(self, features: FeatureSet, subject: Subject, selection: Selection | None = None) -> None:
+        self.features = features
+        self.on = _resolve_on(features, subject.on)
+        self.layer = features.layer_number(subject.layer)
+        if selection is not None:
+            selection.check_fits(features.spec)
+        self.columns = None if selection is None else np.asarray(selection.features, dtype=np.int64)
+        self.n_classes = features.dataset.spec.n_classes
+        self.train_rows, self.test_rows, self.train_name, self.test_name = self._split(subject)
+
+    @property
+    def n_features(self) -> int:
+        """Features of a token after the selection."""
+        return self.features.spec.n_features if self.columns is None else len(self.columns)
+
+    @property
+    def tokens_per_row(self) -> int:
+        """Things to classify in one row."""
+        return self.features.spec.n_patches if self.on == "patches" else 1
+
+    @property
+    def selecting(self) -> FeatureMap:
+        """The map that only chooses the selected features."""
+        return FeatureMap(columns=self.columns)
+
+    @cached_property
+    def train_moments(self) -> Moments:
+        """Moments of all stored features over the training tokens."""
+        return stream_moments(tokens for _, tokens in self.stored_blocks(self.train_rows))
+
+    @property
+    def standardising(self) -> FeatureMap:
+        """The map that chooses the selected features and standardises them by the training tokens."""
+        return standardising(self.train_moments, self.columns)
+
+    def stored_blocks(
+        self, rows: Int64[np.ndarray, " rows"], *, block_bytes: int = 32 << 20
+    ) -> Iterator[tuple[Int64[np.ndarray, " rows"], Float[np.ndarray, "tokens features"]]]:
+        """The tokens of some rows, as stored, block by block.
+
+        Args:
+            rows: ascending row numbers.
+            block_bytes: about how much is read at a time.
+
+        Yields:
+            (rows of the block, tokens [rows * tokens_per_row, features]).
+        """
+        kind = _KIND_READ[self.on]
+        for block_rows, block in self.features.iter_blocks(self.layer, kind, rows=rows, block_bytes=block_bytes):
+            if self.on == "mean":
+                yield block_rows, _mean_over_patches(block)
+            else:
+                yield block_rows, block.reshape(-1, block.shape[-1])
+
+    def labels(self, rows: Int64[np.ndarray, " rows"]) -> Int64[np.ndarray, " tokens"]:
+        """The class of every token of some rows, in the order of `stored_blocks`; void is `n_classes`."""
+        if self.on != "patches":
+            return self._image_labels[rows]
+        grid = self.features.spec.grid
+        found = [patch_labels(mask, grid).reshape(-1) for mask in self.features.masks.iter_masks(rows.tolist())]
+        labels = np.concatenate(found) if found else np.empty(0, dtype=np.int64)
+        return np.where((labels >= 0) & (labels < self.n_classes), labels, self.n_classes).astype(np.int64)
+
+    def images_of(self, rows: Int64[np.ndarray, " rows"]) -> list[str]:
+        """What rows must stay together when some are held out: their sequence, or else their image."""
+        sequences, uris = self._columns_of_images
+        return [sequences[row] or uris[row] for row in rows]
+
+    @cached_property
+    def _columns_of_images(self) -> tuple[list[Any], list[Any]]:
+        return self.features.column("sequence"), self.features.column("uri")
+
+    @cached_property
+    def _image_labels(self) -> Int64[np.ndarray, " rows"]:
+        labels = self.features.column("label")
+        return np.asarray([-1 if label is None else label for label in labels], dtype=np.int64)
+
+    def _split(self, subject: Subject) -> tuple[Any, Any, str, str]:
+        column = np.asarray([split or "" for split in self.features.column("split")])
+        usable = self.features.valid & self._has_label()
+        train = np.flatnonzero((column == subject.train_split) & usable)
+        there = sorted(set(column[usable].tolist()) - {""})
+        if not train.size:
+            raise StoreError(
+                f"split {subject.train_split!r} has no valid labelled rows (splits there: {', '.join(there) or 'none'}); "
+                "name one with --train-split."
+            )
+        if subject.hold_out is not None:
+            kept, held = hold_out_images(self.images_of(train), share=subject.hold_out, seed=subject.seed)
+            note = f"{subject.hold_out:g} of the images of {subject.train_split}, seed {subject.seed}"
+            return train[kept], train[held], f"{subject.train_split} without the held out", f"held out: {note}"
+        wanted = [subject.test_split] if subject.test_split else list(_TEST_SPLITS)
+        for name in wanted:
+            test = np.flatnonzero((column == name) & usable)
+            if test.size and name != subject.train_split:
+                return train, test, subject.train_split, str(name)
+        raise StoreError(
+            f"no test rows: none of the splits {', '.join(map(str, wanted))} has valid labelled rows besides "
+            f"{subject.train_split!r} (splits there: {', '.join(there)}). Name one with --test-split, or test on held-out "
+            "images with --hold-out 0.2."
+        )
+
+    def _has_label(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        if self.on == "patches":
+            masks = self.features.masks
+            return np.asarray([masks.has_mask(row) for row in range(self.features.spec.n_rows)], dtype=bool)
+        return self._image_labels >= 0
+
+
+def hold_out_images(
+    images: list[str], *, share: float, seed: int
+) -> tuple[Int64[np.ndarray, " kept"], Int64[np.ndarray, " held"]]:
+    """Hold out a share of the images, never a part of one.
+
+    Args:
+        images: the image (or sequence) of each row.
+        share: of the images to hold out, in (0, 1); at least one image on each side.
+        seed: of the choice.
+
+    Returns:
+        Positions kept and positions held out, both ascending.
+
+    Raises:
+        StoreError: fewer than two images, or a share outside (0, 1).
+    """
+    names = sorted(set(images))
+    if len(names) < 2 or not 0 < share < 1:
+        raise StoreError(
+            f"cannot hold out {share:g} of {len(names)} images; at least two images and a share between 0 and 1 are needed."
+        )
+    shuffled = np.random.default_rng(seed).permutation(len(names))
+    n_held = min(max(1, round(share * len(names))), len(names) - 1)
+    held = {names[index] for index in shuffled[:n_held]}
+    is_held = np.asarray([image in held for image in images], dtype=bool)
+    return np.flatnonzero(~is_held), np.flatnonzero(is_held)
+
+
+def _resolve_on(features: FeatureSet, on: On) -> str:
+    kinds = features.spec.identity.token_kinds
+    dataset = features.dataset.spec
+    fit = features.spec.identity.preprocessing.get("fit")
+    has_masks = features.masks.any_mask
+    if on == "auto":
+        on = "patches" if has_masks and "patches" in kinds else "cls" if "cls" in kinds else "mean"
+    if on == "patches" and not has_masks:
+        raise StoreError(
+            f"dataset {dataset.name!r} has no masks, so patches have no labels; use --on cls or --on mean."
+        )
+    if on == "patches" and fit == "crop" and not _crop_keeps_all(features):
+        raise StoreError(
+            f"{features.name} was extracted with a centre crop, so patches do not cover their masks; "
+            "extract with --fit squash."
+        )
+    if on != "patches" and not any(label is not None for label in features.column("label")):
+        raise StoreError(f"dataset {dataset.name!r} has no image labels; use --on patches, or a dataset with labels.")
+    return on
+
+
+def _crop_keeps_all(features: FeatureSet) -> bool:
+    """Whether the centre crop cut nothing off: every masked view is square and the crop takes all of it."""
+    if features.spec.identity.preprocessing.get("crop_fraction") != 1.0:
+        return False
+    return features.masks.all_square
+
+
+def _mean_over_patches(block: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.float32]]:
+    mean: np.ndarray[Any, np.dtype[np.float32]] = as_tensor(block).to(torch.float32).mean(dim=1).numpy()
+    return mean

@@ -1,0 +1,72 @@
+"""Scoring predictions: patches painted at full resolution against masks, or whole images against labels."""
+
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int64
+
+from evaluators.probe_input import ProbeInput
+from evaluators.results import ImageScores, Scores, SegmentationScores
+from evaluators.scores import confusion, iou, mean_iou, paint, patch_labels
+
+
+class Scorer:
+    """Collects predictions row by row; memory does not grow with the rows.
+
+    The tiles of an image do not overlap and cover it, so the sum of the tiles' confusions is the confusion of the
+    stitched prediction.
+
+    Args:
+        probe: the subject that was classified.
+    """
+
+    def __init__(self, probe: ProbeInput) -> None:
+        self._probe = probe
+        n = probe.n_classes
+        self._pixels = np.zeros((n, n + 1), dtype=np.int64)
+        self._patches = np.zeros((n, n + 1), dtype=np.int64)
+        self._ceiling = np.zeros((n, n + 1), dtype=np.int64)
+
+    def add(self, rows: Int64[np.ndarray, " rows"], predicted: Int64[np.ndarray, " tokens"]) -> None:
+        """Score the predicted classes of all tokens of some rows, in the order of `ProbeInput.stored_blocks`."""
+        n = self._probe.n_classes
+        if self._probe.on != "patches":
+            self._patches += confusion(self._probe.labels(rows), predicted, n_classes=n)
+            return
+        grid = self._probe.features.spec.grid
+        by_row = predicted.reshape(len(rows), *grid)
+        for mask, prediction in zip(self._probe.features.masks.iter_masks(rows.tolist()), by_row, strict=True):
+            truth = mask.astype(np.int64)
+            centres = patch_labels(truth, grid)
+            self._pixels += confusion(truth, paint(prediction, *truth.shape), n_classes=n)
+            self._patches += confusion(centres, prediction, n_classes=n)
+            self._ceiling += confusion(truth, paint(centres, *truth.shape), n_classes=n)
+
+    def scores(self) -> Scores:
+        """The figures over everything that was added."""
+        names = self._probe.features.dataset.spec.classes
+        if self._probe.on != "patches":
+            return ImageScores(
+                accuracy=_share_right(self._patches), class_accuracy=_named(names, _recall(self._patches))
+            )
+        return SegmentationScores(
+            miou=float(mean_iou(self._pixels)),
+            class_iou=_named(names, iou(self._pixels)),
+            pixel_accuracy=_share_right(self._pixels),
+            patch_accuracy=_share_right(self._patches),
+            ceiling_miou=float(mean_iou(self._ceiling)),
+        )
+
+
+def _share_right(matrix: np.ndarray[Any, Any]) -> float:
+    total = int(matrix.sum())
+    return float(np.trace(matrix)) / total if total else float("nan")
+
+
+def _recall(matrix: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    totals = matrix.sum(axis=1)
+    return np.divide(np.diag(matrix), totals, out=np.full(len(totals), np.nan), where=totals > 0)
+
+
+def _named(names: tuple[str, ...], values: np.ndarray[Any, Any]) -> dict[str, float | None]:
+    return {name: None if np.isnan(value) else float(value) for name, value in zip(names, values, strict=True)}

@@ -1,0 +1,47 @@
+"""What the store refuses, and how it says so.
+
+StoreError
+├── StoreNotFoundError       (FileNotFoundError)   nothing stands there, or no such feature set
+├── ManifestError            (ValueError)          a manifest breaks its schema or its rules
+├── IdentityMismatchError    (ValueError)          two runs that must not be mixed
+├── ShardError               (ValueError)          rows that do not make a whole shard, or a bad shard object
+├── IncompleteError          (RuntimeError)        a question to a feature set that lacks shards
+├── CorruptError             (ValueError)          a file of the store that does not say what it must
+└── SelectionError           (ValueError)          a selection that does not fit
+"""
+
+
+class StoreError(Exception):
+    """The base of everything that the store refuses."""
+
+
+class StoreNotFoundError(StoreError, FileNotFoundError):
+    """Nothing that can be read stands at this place."""
+
+    def __str__(self) -> str:
+        # OSError's own form would print "(errno, message)".
+        return str(self.args[0]) if self.args else ""
+
+
+class ManifestError(StoreError, ValueError):
+    """A manifest breaks its schema or one of its rules."""
+
+
+class IdentityMismatchError(StoreError, ValueError):
+    """Two runs differ in a field that decides the features."""
+
+
+class ShardError(StoreError, ValueError):
+    """Rows that do not make up one whole shard, or a shard object of the wrong form."""
+
+
+class IncompleteError(StoreError, RuntimeError):
+    """A feature set lacks shards that the answer needs."""
+
+
+class CorruptError(StoreError, ValueError):
+    """A file of the store does not hold what its name promises."""
+
+
+class SelectionError(StoreError, ValueError):
+    """A selection of features that does not fit the feature set it is used on."""

@@ -1,0 +1,95 @@
+"""Names and paths of everything in a store, in one place."""
+
+import re
+
+from feature_store.errors import CorruptError
+from feature_store.identity import FeatureSetSpec, TokenKind
+from feature_store.shards import Shard
+
+SCHEMA_NUMBER = 1
+STORE_FILE = "vitrine.json"
+FEATURES = "features"
+DATASETS = "datasets"
+SELECTIONS = "selections"
+RESULTS = "results"
+RUNS = "runs"
+_DIGITS = 8
+
+
+def slug(text: str) -> str:
+    """`text` as a path segment: everything but letters, digits, `.`, `_` and `-` becomes `-`."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.") or "unnamed"
+
+
+def check_segment(segment: str) -> str:
+    """Refuse a name that would not be one plain path segment.
+
+    Raises:
+        CorruptError: empty, a dot path, or with a separator.
+    """
+    if slug(segment) != segment:
+        raise CorruptError(f"name {segment!r} is not a plain name; use letters, digits, '.', '_' and '-'.")
+    return segment
+
+
+def dataset_folder(name: str, views_digest: str, annotations_digest: str) -> str:
+    """Where one dataset with one set of annotations stands."""
+    return f"{DATASETS}/{slug(name)}/{views_digest[:_DIGITS]}-{annotations_digest[:_DIGITS]}"
+
+
+def dataset_pointer(name: str, views_digest: str) -> str:
+    """The file that says which annotations of these views are in force."""
+    return f"{DATASETS}/{slug(name)}/{views_digest[:_DIGITS]}.json"
+
+
+def feature_set_folder(dataset: str, spec: FeatureSetSpec) -> str:
+    """Where a feature set stands: its dataset and views, then its model and digest."""
+    return (
+        f"{FEATURES}/{slug(dataset)}-{spec.identity.views_digest[:_DIGITS]}/"
+        f"{slug(spec.model)}-{spec.identity.digest[:_DIGITS]}"
+    )
+
+
+def tokens_group(folder: str) -> str:
+    """The Zarr group of a feature set's arrays."""
+    return f"{folder}/tokens.zarr"
+
+
+def valid_array(folder: str) -> str:
+    """The Zarr array that says which rows are valid."""
+    return f"{tokens_group(folder)}/valid"
+
+
+def token_array(folder: str, layer: int, kind: TokenKind) -> str:
+    """The Zarr array of one layer and token kind."""
+    return f"{tokens_group(folder)}/layer_{layer}/{kind}"
+
+
+def shard_object(array: str, shard: Shard, n_dimensions: int) -> str:
+    """The object that holds a shard of an array: Zarr's default chunk key, whole in all but the first axis."""
+    return "/".join([array, "c", str(shard.index), *["0"] * (n_dimensions - 1)])
+
+
+def receipts_folder(folder: str) -> str:
+    """Where the receipts of a feature set stand."""
+    return f"{folder}/receipts"
+
+
+def receipt(folder: str, shard: Shard) -> str:
+    """The receipt of one shard."""
+    return f"{receipts_folder(folder)}/{shard.name}.json"
+
+
+def selection(name: str) -> str:
+    """The file of a selection."""
+    return f"{SELECTIONS}/{check_segment(name)}.json"
+
+
+def result(evaluator: str, digest: str) -> str:
+    """The file of a result."""
+    return f"{RESULTS}/{check_segment(evaluator)}/{check_segment(digest)}.json"
+
+
+def run_file(run_id: str, name: str) -> str:
+    """A file of one run's own folder."""
+    return f"{RUNS}/{check_segment(run_id)}/{name}"

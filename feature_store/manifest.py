@@ -1,0 +1,257 @@
+"""The Arrow table of a dataset: one row a view, in one stated order, and the two digests of its content.
+
+The first group of columns decides pixels, and so features; the second is what only evaluators read. Correcting a label
+changes the annotations digest and no feature; changing a pixel changes the views digest and with it every identity.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from feature_store.canonical import digest_of
+from feature_store.errors import ManifestError
+
+TILE_TYPE = pa.struct([(name, pa.int32()) for name in ("x", "y", "width", "height")])
+TRANSFORM_TYPE = pa.struct([("name", pa.string()), ("parameters", pa.string())])
+OBJECT_TYPE = pa.struct(
+    [
+        ("box", pa.struct([(name, pa.float32()) for name in ("x", "y", "width", "height")])),
+        ("instance_id", pa.int64()),
+        ("category", pa.int32()),
+        ("polygon", pa.list_(pa.float32())),
+    ]
+)
+VIEW_FIELDS = (
+    pa.field("view_id", pa.string(), nullable=False),
+    pa.field("image_sha256", pa.string(), nullable=False),
+    pa.field("uri", pa.string(), nullable=False),
+    pa.field("tile", TILE_TYPE),
+    pa.field("transform", TRANSFORM_TYPE),
+    pa.field("ground_sample_distance_m", pa.float64()),
+)
+ANNOTATION_FIELDS = (
+    pa.field("split", pa.string()),
+    pa.field("label", pa.int32()),
+    pa.field("mask_uri", pa.string()),
+    pa.field("sequence", pa.string()),
+    pa.field("frame", pa.int32()),
+    pa.field("objects", pa.list_(OBJECT_TYPE)),
+    pa.field("source_view_id", pa.string()),
+)
+MANIFEST_SCHEMA = pa.schema([*VIEW_FIELDS, *ANNOTATION_FIELDS])
+MAX_POLYGON_VALUES = 100_000
+MAX_OBJECTS_PER_VIEW = 100_000
+_STRINGS_PER_UPDATE = 65_536
+_DRIVE = re.compile(r"^[A-Za-z]:")
+_SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetSpec:
+    """What a dataset says of itself besides its rows.
+
+    Attributes:
+        name: how users call it; letters, digits, `.`, `_` and `-`.
+        classes: names of the classes; label and mask value `i` mean `classes[i]`.
+        void: the mask value that carries no class, or None when every pixel has one.
+        colours: one (red, green, blue) a class for pictures, or empty.
+        license: as stated by the source.
+        source: where the data comes from.
+    """
+
+    name: str
+    classes: tuple[str, ...] = ()
+    void: int | None = None
+    colours: tuple[tuple[int, int, int], ...] = ()
+    license: str = ""
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", self.name):
+            raise ManifestError(
+                f"dataset name {self.name!r}: use 1 to 64 letters, digits, '.', '_' or '-', starting with a letter or digit."
+            )
+        if self.void is not None and 0 <= self.void < len(self.classes):
+            raise ManifestError(
+                f"void label {self.void} is also class {self.classes[self.void]!r}; give void a value outside "
+                f"0..{len(self.classes) - 1}."
+            )
+        if self.colours and len(self.colours) != len(self.classes):
+            raise ManifestError(
+                f"{len(self.colours)} colours for {len(self.classes)} classes; give one a class or none."
+            )
+
+    @property
+    def n_classes(self) -> int:
+        """How many classes there are, void apart."""
+        return len(self.classes)
+
+
+def view_id(image_sha256: str, tile: Sequence[int] | None, transform: tuple[str, str] | None) -> str:
+    """The name of a view: a digest of what decides its pixels.
+
+    Args:
+        image_sha256: the image's content key.
+        tile: (x, y, width, height) in pixels, or None for the whole image.
+        transform: (name, parameters as canonical JSON), or None when clean.
+
+    Returns:
+        32 hexadecimal digits.
+    """
+    return digest_of([image_sha256, list(tile) if tile else None, list(transform) if transform else None])[:32]
+
+
+def manifest_table(rows: Iterable[dict[str, Any]]) -> pa.Table:
+    """Build a manifest from dictionaries: fills `view_id`, sorts into row order, and checks every rule.
+
+    Args:
+        rows: one dictionary a view with at least `image_sha256` and `uri`; other columns may be missing.
+
+    Returns:
+        A table of `MANIFEST_SCHEMA` in row order: uri by bytes, then tile (x, y, width, height), then transform.
+
+    Raises:
+        ManifestError: no row, or a row breaks a rule.
+    """
+    complete = []
+    for row in rows:
+        tile, transform = row.get("tile"), row.get("transform")
+        named = {field.name: row.get(field.name) for field in MANIFEST_SCHEMA}
+        named["view_id"] = view_id(
+            row["image_sha256"],
+            [tile[axis] for axis in ("x", "y", "width", "height")] if tile else None,
+            (transform["name"], transform["parameters"]) if transform else None,
+        )
+        complete.append(named)
+    complete.sort(key=_row_order)
+    try:
+        table = pa.Table.from_pylist(complete, schema=MANIFEST_SCHEMA)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
+        raise ManifestError(f"a row does not fit the manifest's schema: {error}. See docs/datasets.md.") from error
+    check_manifest(table)
+    return table
+
+
+def _row_order(row: dict[str, Any]) -> tuple[bytes, tuple[int, ...], tuple[str, ...]]:
+    tile, transform = row["tile"], row["transform"]
+    return (
+        row["uri"].encode(),
+        tuple(tile[axis] for axis in ("x", "y", "width", "height")) if tile else (),
+        (transform["name"], transform["parameters"]) if transform else (),
+    )
+
+
+def check_manifest(table: pa.Table) -> None:
+    """Hold a manifest, perhaps a stranger's, to its schema and rules.
+
+    Raises:
+        ManifestError: wrong schema, no rows, a nameless row, a path that leaves the root, or lists beyond their bounds.
+    """
+    if not table.schema.equals(MANIFEST_SCHEMA):
+        wrong = [f.name for f in MANIFEST_SCHEMA if f.name not in table.column_names or table.schema.field(f.name) != f]
+        raise ManifestError(
+            f"the manifest's columns {wrong or sorted(set(table.column_names) - set(MANIFEST_SCHEMA.names))} differ from "
+            "the schema; docs/datasets.md lists every column with its type."
+        )
+    if table.num_rows == 0:
+        raise ManifestError("the manifest has no rows; a dataset needs at least one image.")
+    for column in ("view_id", "image_sha256", "uri"):
+        if table[column].null_count:
+            raise ManifestError(f"column {column!r} has {table[column].null_count} nulls; every view needs it.")
+    for column in ("uri", "mask_uri"):
+        for uri in pc.unique(table[column]).to_pylist():
+            if uri is not None:
+                check_relative_uri(uri)
+    objects = table["objects"].combine_chunks()
+    _check_list_lengths(objects, "objects", MAX_OBJECTS_PER_VIEW)
+    _check_list_lengths(pc.struct_field(pc.list_flatten(objects), "polygon"), "polygon", MAX_POLYGON_VALUES)
+
+
+def _check_list_lengths(lists: pa.Array, name: str, limit: int) -> None:
+    longest = pc.max(pc.list_value_length(lists)).as_py() if len(lists) else None
+    if longest is not None and longest > limit:
+        raise ManifestError(f"a row has {longest} values in {name!r}; at most {limit} are read.")
+
+
+def check_relative_uri(uri: str) -> None:
+    """Refuse a path that could lead out of the dataset's root.
+
+    Raises:
+        ManifestError: empty, absolute, with `..`, a NUL, a backslash, a drive letter or a URL scheme.
+    """
+    bad = (
+        not uri
+        or "\0" in uri
+        or "\\" in uri
+        or _DRIVE.match(uri)
+        or _SCHEME.match(uri)
+        or PurePosixPath(uri).is_absolute()
+        or ".." in PurePosixPath(uri).parts
+    )
+    if bad:
+        raise ManifestError(
+            f"path {uri!r} is not inside the dataset's root; write it relative to the root, with '/', without '..'."
+        )
+
+
+def views_digest(table: pa.Table) -> str:
+    """Sha256 over what decides pixels, in row order; independent of files, chunking and the root path."""
+    return _table_digest(table, [field.name for field in VIEW_FIELDS])
+
+
+def annotations_digest(table: pa.Table, mask_digests: Iterable[str | None], spec: DatasetSpec) -> str:
+    """Sha256 over what only evaluators read, in row order.
+
+    Args:
+        table: the manifest.
+        mask_digests: one a row, see `mask_digest`; None for a row without a mask.
+        spec: its classes and void label decide what mask values mean, so they are part of it.
+    """
+    columns = _table_digest(table, [field.name for field in ANNOTATION_FIELDS if field.name != "mask_uri"])
+    return digest_of([columns, list(mask_digests), list(spec.classes), spec.void])
+
+
+def mask_digest(mask: np.ndarray[Any, Any]) -> str:
+    """Sha256 of a mask's shape and values, whatever file format it came in."""
+    content = np.ascontiguousarray(mask, dtype="<u2")
+    return hashlib.sha256(str(content.shape).encode() + content.tobytes()).hexdigest()
+
+
+def _table_digest(table: pa.Table, columns: Sequence[str]) -> str:
+    digest = hashlib.sha256()
+    for name in columns:
+        _feed(digest, name, _one_array(table[name]))
+    return digest.hexdigest()
+
+
+def _one_array(column: pa.ChunkedArray) -> pa.Array:
+    combined = column.combine_chunks()
+    return pa.concat_arrays(combined.chunks) if isinstance(combined, pa.ChunkedArray) else combined
+
+
+def _feed(digest: Any, path: str, array: pa.Array) -> None:
+    """Add one column: its path, its nulls, then its values with nulls as zeros, so that no hidden bytes count."""
+    digest.update(f"{path}\0{array.type}\0{len(array)}\0".encode())
+    digest.update(np.packbits(array.is_valid().to_numpy(zero_copy_only=False)).tobytes())
+    if pa.types.is_struct(array.type):
+        for field, child in zip(array.type, array.flatten(), strict=True):
+            _feed(digest, f"{path}.{field.name}", child)
+    elif pa.types.is_list(array.type):
+        lengths = pc.fill_null(pc.list_value_length(array), 0).to_numpy(zero_copy_only=False)
+        digest.update(lengths.astype("<i8").tobytes())
+        _feed(digest, f"{path}[]", pc.list_flatten(array))
+    elif pa.types.is_string(array.type):
+        lengths = pc.fill_null(pc.binary_length(array), 0).to_numpy(zero_copy_only=False)
+        digest.update(lengths.astype("<i8").tobytes())
+        for start in range(0, len(array), _STRINGS_PER_UPDATE):
+            digest.update("".join(pc.fill_null(array[start : start + _STRINGS_PER_UPDATE], "").to_pylist()).encode())
+    else:
+        values = pc.fill_null(array, 0).to_numpy(zero_copy_only=False)
+        digest.update(values.astype(values.dtype.newbyteorder("<")).tobytes())

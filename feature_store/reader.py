@@ -1,0 +1,275 @@
+"""Opening a store to ask it something: feature sets, their tokens, labels and masks. No backbone, no images."""
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from feature_store import layout
+from feature_store.arrays import row_bytes, token_layout, valid_layout
+from feature_store.datasets import MaskReader, StoredDataset, dataset_in_force, read_manifest
+from feature_store.errors import IncompleteError, StoreError, StoreNotFoundError
+from feature_store.identity import FeatureSetSpec, TokenKind
+from feature_store.objects import ObjectRoot, open_root
+from feature_store.receipts import InvalidRow, Receipt
+from feature_store.shards import Shard, missing_shards, shards_of
+from feature_store.token_reader import Rows, TokenReader
+from feature_store.writer import check_store, committed_receipts, read_spec
+
+_BLOCK_BYTES = 32 << 20
+
+
+def open_store(url: str) -> "FeatureStore":
+    """Open the store at `url` for reading.
+
+    Args:
+        url: a folder or any fsspec URL.
+
+    Raises:
+        StoreNotFoundError: no store stands there.
+    """
+    root = open_root(url)
+    check_store(root)
+    return FeatureStore(root)
+
+
+class FeatureStore:
+    """A store: the feature sets in it."""
+
+    def __init__(self, root: ObjectRoot) -> None:
+        self.root = root
+
+    @property
+    def url(self) -> str:
+        """Where it is, without secrets."""
+        return self.root.url
+
+    def names(self) -> list[str]:
+        """The feature sets, as `dataset-views8/model-digest8`, sorted."""
+        return [
+            f"{dataset}/{model}"
+            for dataset in self.root.list(layout.FEATURES)
+            for model in self.root.list(f"{layout.FEATURES}/{dataset}")
+            if self.root.exists(f"{layout.FEATURES}/{dataset}/{model}/feature_set.json")
+        ]
+
+    def features(self, name: str | None = None) -> "FeatureSet":
+        """One feature set.
+
+        Args:
+            name: the whole name, `dataset/model`, a model, or the first digits of a digest, as long as only one feature
+                set fits; None where the store has only one.
+
+        Raises:
+            StoreNotFoundError: none fits.
+            StoreError: several fit; the error lists them.
+        """
+        names = self.names()
+        fitting = [full for full in names if name is None or _fits(full, name)]
+        if not fitting:
+            there = ", ".join(names) or "none yet"
+            asked = "no feature set" if name is None else f"no feature set fits {name!r}"
+            raise StoreNotFoundError(f"{asked} in {self.url} (there: {there}). `vitrine extract` makes one.")
+        if len(fitting) > 1:
+            raise StoreError(f"{len(fitting)} feature sets fit; name one with --features: {', '.join(fitting)}.")
+        return FeatureSet(self.root, fitting[0])
+
+
+def _fits(full: str, name: str) -> bool:
+    dataset, model = full.split("/")
+    wanted_dataset, _, wanted_model = name.rpartition("/")
+    model_name, _, digest = model.rpartition("-")
+    dataset_fits = not wanted_dataset or wanted_dataset in {dataset, dataset.rpartition("-")[0]}
+    return full == name or (
+        dataset_fits
+        and (wanted_model in {model, model_name} or (len(wanted_model) >= 4 and digest.startswith(wanted_model)))
+    )
+
+
+class FeatureSet:
+    """Everything that one (dataset, model, settings) run produced.
+
+    Attributes:
+        root: the store.
+        name: `dataset-views8/model-digest8`.
+        folder: its place in the store.
+        spec: the content of `feature_set.json`.
+    """
+
+    def __init__(self, root: ObjectRoot, name: str) -> None:
+        self.root = root
+        self.name = name
+        self.folder = f"{layout.FEATURES}/{name}"
+        self.spec: FeatureSetSpec = read_spec(root, self.folder)
+
+    @property
+    def digest(self) -> str:
+        """The identity's digest."""
+        return self.spec.identity.digest
+
+    @property
+    def dataset_name(self) -> str:
+        """The dataset's name, as in the store's paths."""
+        return self.name.split("/")[0].rpartition("-")[0]
+
+    @cached_property
+    def dataset(self) -> StoredDataset:
+        """The dataset with the annotations in force."""
+        return dataset_in_force(self.root, self.dataset_name, self.spec.identity.views_digest)
+
+    @cached_property
+    def receipts(self) -> dict[int, Receipt]:
+        """The valid receipts by shard index, as they stood when first asked for."""
+        return committed_receipts(self.root, self.folder, self.spec)
+
+    @property
+    def shards(self) -> tuple[Shard, ...]:
+        """All shards of the feature set."""
+        return shards_of(self.spec.n_rows, self.spec.rows_per_shard)
+
+    @property
+    def missing(self) -> tuple[Shard, ...]:
+        """The shards that are not committed."""
+        return missing_shards(self.shards, self.receipts)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every shard is committed."""
+        return not self.missing
+
+    @property
+    def invalid_rows(self) -> tuple[InvalidRow, ...]:
+        """The rows without tokens, with their reasons."""
+        return tuple(entry for index in sorted(self.receipts) for entry in self.receipts[index].invalid)
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of all committed token rows."""
+        return row_bytes(self.spec) * sum(receipt.stop - receipt.start for receipt in self.receipts.values())
+
+    def require_complete(self) -> None:
+        """Refuse to answer from a part.
+
+        Raises:
+            IncompleteError: shards are missing.
+        """
+        if self.missing:
+            raise IncompleteError(
+                f"{self.name} has {len(self.receipts)} of {len(self.shards)} shards; run the same `vitrine extract` again "
+                "to finish it, or pass --partial to answer from what is there."
+            )
+
+    @cached_property
+    def valid(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        """[rows]: whether the row has tokens; False in shards that are missing."""
+        valid = np.zeros(self.spec.n_rows, dtype=bool)
+        reader = TokenReader(self.root, layout.valid_array(self.folder), valid_layout(self.spec))
+        for receipt in self.receipts.values():
+            for start, block in reader.blocks(receipt.start, receipt.stop, receipt.stop - receipt.start):
+                valid[start : start + len(block)] = block
+        return valid
+
+    @cached_property
+    def masks(self) -> MaskReader:
+        """The masks of the views."""
+        return MaskReader(self.root, self.dataset)
+
+    def column(self, name: str) -> list[Any]:
+        """One column of the manifest, a value a row."""
+        values: list[Any] = read_manifest(self.root, self.dataset, [name])[name].to_pylist()
+        return values
+
+    def rows_of_split(self, split: str | None) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """The valid rows of a split, ascending; of the whole feature set for None."""
+        if split is None:
+            return np.flatnonzero(self.valid)
+        belongs = np.asarray([value == split for value in self.column("split")], dtype=bool)
+        return np.flatnonzero(belongs & self.valid)
+
+    def layer_number(self, layer: int | str) -> int:
+        """A layer as a number: `last` is the highest that is stored.
+
+        Raises:
+            StoreError: the layer is not stored.
+        """
+        layers = self.spec.identity.layers
+        number = layers[-1] if layer == "last" else int(layer) if str(layer).isdigit() else None
+        if number not in layers:
+            raise StoreError(
+                f"layer {layer!r} is not in {self.name}; it has {', '.join(map(str, layers))}. "
+                f"`vitrine extract --layers {layer}` adds a feature set with it."
+            )
+        return number
+
+    def read(
+        self, layer: int | str = "last", kind: TokenKind = "patches", rows: Sequence[int] | slice | None = None
+    ) -> Rows:
+        """Tokens of some rows, as one new array.
+
+        Args:
+            layer: a block number counted from 1, or `last`.
+            kind: `patches`, `cls` or `registers`.
+            rows: row numbers in any order, a slice, or None for all. Ask for what fits in memory; stream the rest.
+
+        Returns:
+            [rows, patches, features], [rows, features] or [rows, registers, features] in the storage dtype; rows that are
+            not valid are zero, see `valid`.
+
+        Raises:
+            StoreError: the layer or kind is not stored.
+            IncompleteError: a row lies in a shard that is not committed.
+            IndexError: a row does not exist.
+        """
+        wanted = np.arange(self.spec.n_rows)[rows if isinstance(rows, slice) else slice(None)]
+        if rows is not None and not isinstance(rows, slice):
+            wanted = np.asarray(rows, dtype=np.int64)
+        if wanted.size and not 0 <= wanted.min() <= wanted.max() < self.spec.n_rows:
+            raise IndexError(
+                f"rows {wanted.min()}..{wanted.max()} asked of {self.name}, which has 0..{self.spec.n_rows - 1}."
+            )
+        self._require_committed(wanted)
+        return self._reader(layer, kind).gather(wanted)
+
+    def iter_blocks(
+        self,
+        layer: int | str = "last",
+        kind: TokenKind = "patches",
+        *,
+        rows: np.ndarray[Any, np.dtype[np.int64]] | None = None,
+        block_bytes: int = _BLOCK_BYTES,
+    ) -> Iterator[tuple[np.ndarray[Any, np.dtype[np.int64]], Rows]]:
+        """Valid rows in ascending order, block by block, in memory bounded by `block_bytes`.
+
+        Args:
+            layer, kind: as in `read`.
+            rows: the rows wanted, ascending; None for all. Rows that are not valid are left out.
+            block_bytes: about how large a block may be; at least one row.
+
+        Yields:
+            (row numbers [n], tokens [n, ...] in the storage dtype). A block of consecutive rows is a read-only view of
+            the mapped file.
+        """
+        reader = self._reader(layer, kind)
+        wanted = np.flatnonzero(self.valid) if rows is None else rows[self.valid[rows]]
+        max_rows = max(1, block_bytes // token_layout(self.spec, kind).row_bytes)
+        runs = np.split(wanted, np.flatnonzero(np.diff(wanted) != 1) + 1) if wanted.size else []
+        for run in runs:
+            for start, block in reader.blocks(int(run[0]), int(run[-1]) + 1, max_rows):
+                yield np.arange(start, start + len(block)), block
+
+    def _reader(self, layer: int | str, kind: TokenKind) -> TokenReader:
+        if kind not in self.spec.identity.token_kinds:
+            raise StoreError(
+                f"{self.name} has no {kind!r} tokens, only {', '.join(self.spec.identity.token_kinds)}; "
+                f"`vitrine extract --tokens {kind}` adds a feature set with them."
+            )
+        number = self.layer_number(layer)
+        return TokenReader(self.root, layout.token_array(self.folder, number, kind), token_layout(self.spec, kind))
+
+    def _require_committed(self, rows: np.ndarray[Any, Any]) -> None:
+        absent = set((rows // self.spec.rows_per_shard).tolist()) - set(self.receipts)
+        if absent:
+            raise IncompleteError(
+                f"rows of shard {min(absent)} of {self.name} are not committed; run the same `vitrine extract` again."
+            )

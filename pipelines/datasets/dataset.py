@@ -1,0 +1,82 @@
+"""What an adapter makes: a manifest, what the dataset says of itself, and where its files stand."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import pyarrow as pa
+
+from feature_store.errors import ManifestError
+from feature_store.manifest import DatasetSpec
+from pipelines.datasets.masks import Mask, iter_view_masks
+
+TileFit = Literal["refuse", "pad", "resize"]
+ContentKey = Literal["sha256", "stat"]
+MAX_MASK_VALUE = 65535
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetOptions:
+    """What a user may ask of every adapter.
+
+    Attributes:
+        name: how to call the dataset; None for the name in its `dataset.json`, else that of its folder.
+        tile: side in pixels of the square tiles to cut each image into; None keeps images whole.
+        tile_fit: what to do with an image that tiles do not divide: `refuse` it, `pad` it with black at the right and
+            bottom, or `resize` it to the nearest multiple.
+        content_key: what stands for an image's content: `sha256` of its bytes, or `stat`, its size and time of change.
+        classes: names of the classes, in the order of their numbers; None for those the dataset states.
+        void: the mask value without a class; None for the one the dataset states.
+        limit_per_split: keep only so many images a split, spread evenly over their labels.
+        root: for `manifest:FILE`, the folder that its paths are relative to; None for the file's own.
+        cache: for `demo`, the folder to write the scenes in; None for the user's cache folder.
+    """
+
+    name: str | None = None
+    tile: int | None = None
+    tile_fit: TileFit = "refuse"
+    content_key: ContentKey = "sha256"
+    classes: tuple[str, ...] | None = None
+    void: int | None = None
+    limit_per_split: int | None = None
+    root: Path | None = None
+    cache: Path | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("tile", "limit_per_split"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ManifestError(f"{name}={value}: it must be at least 1; leave it out for no {name}.")
+        if self.tile_fit not in ("refuse", "pad", "resize"):
+            raise ManifestError(f"tile_fit={self.tile_fit!r}: use 'refuse', 'pad' or 'resize'.")
+        if self.content_key not in ("sha256", "stat"):
+            raise ManifestError(f"content_key={self.content_key!r}: use 'sha256' or 'stat'.")
+        if self.void is not None and not 0 <= self.void <= MAX_MASK_VALUE:
+            raise ManifestError(f"void={self.void}: a mask holds values from 0 to {MAX_MASK_VALUE}; name one of them.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """A manifest with what is needed to read what it names.
+
+    Attributes:
+        spec: name, classes, void label, license.
+        table: the manifest, in row order.
+        root: the folder that every path in the manifest is relative to.
+    """
+
+    spec: DatasetSpec
+    table: pa.Table
+    root: Path
+
+    def iter_masks(self) -> Iterator[Mask | None]:
+        """The masks in row order, each cut to its view; None for a row without one.
+
+        Values are the file's own. Each file is decoded once per run of rows that share it, and one mask is held at a
+        time.
+
+        Raises:
+            ManifestError: a mask that cannot be read, or holds a value that is neither a class nor void.
+        """
+        return iter_view_masks(self.root, self.table, self.spec)

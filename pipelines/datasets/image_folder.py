@@ -1,0 +1,93 @@
+"""`images:PATH`: images in class folders, in split/class folders, in split folders, or in one folder without labels."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from feature_store.errors import ManifestError
+from pipelines.datasets.assemble import Row, assemble_dataset
+from pipelines.datasets.dataset import Dataset, DatasetOptions
+from pipelines.datasets.description import dataset_spec
+from pipelines.datasets.scan import IMAGE_SUFFIXES, SPLITS, Progress, existing_folder, list_files
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Placed:
+    uri: str
+    split: str | None
+    class_name: str | None
+
+
+def open_image_folder(path: Path, options: DatasetOptions, progress: Progress | None = None) -> Dataset:
+    """A dataset of labelled or unlabelled images.
+
+    Folders named train, training, val, valid, validation, dev, test or testing are splits when they hold class folders,
+    or when there is nothing else; any other folder is a class. Classes are numbered in the order of their names over
+    all splits, or as the options or `dataset.json` list them.
+
+    Args:
+        path: the folder.
+        options: the user's.
+        progress: called with (images done, images in all).
+
+    Raises:
+        ManifestError: no images, a mixed layout, or a class that the stated list lacks.
+    """
+    root = existing_folder(path, source=f"images:{path}")
+    uris = list_files(root)
+    if not uris:
+        raise ManifestError(
+            f"no image under {str(path)!r}; files with these endings are read: {' '.join(IMAGE_SUFFIXES)}."
+        )
+    placed = _place(uris)
+    found = tuple(sorted({image.class_name for image in placed if image.class_name is not None}, key=str.encode))
+    spec = dataset_spec(root, options, found_classes=found)
+    unknown = [name for name in found if name not in spec.classes]
+    if unknown:
+        raise ManifestError(
+            f"class folder {unknown[0]!r} is not among the stated classes {list(spec.classes)[:20]}; rename the "
+            "folder, or add it to --classes or dataset.json."
+        )
+    number = {name: index for index, name in enumerate(spec.classes)}
+    rows: list[Row] = [
+        {
+            "uri": image.uri,
+            "split": image.split,
+            "label": None if image.class_name is None else number[image.class_name],
+        }
+        for image in placed
+    ]
+    return assemble_dataset(root, rows, spec, options, progress)
+
+
+def _place(uris: Sequence[str]) -> list[_Placed]:
+    """Tell splits from classes by the names of the first folders and by how deep images lie."""
+    parts = {uri: uri.split("/") for uri in uris}
+    flat = [uri for uri in uris if len(parts[uri]) == 1]
+    if len(flat) == len(uris):
+        return [_Placed(uri=uri, split=None, class_name=None) for uri in uris]
+    if flat:
+        raise ManifestError(
+            f"image {flat[0]!r} lies beside folders of images, so it has no class; move it into a folder, or the "
+            "folders elsewhere."
+        )
+    first = {name[0] for name in parts.values()}
+    splits = {name for name in first if name.lower() in SPLITS}
+    if not any(name[0] in splits and len(name) > 2 for name in parts.values()) and splits != first:
+        splits = set()  # class folders, one of which happens to be called "train"
+    if splits and splits != first:
+        raise ManifestError(
+            f"folders {sorted(first - splits)[:5]} stand beside the splits {sorted(splits)}; name them as splits ("
+            f"{', '.join(SPLITS)}), or move them elsewhere."
+        )
+    if not splits:
+        return [_Placed(uri=uri, split=None, class_name=name[0]) for uri, name in parts.items()]
+    shallow = [uri for uri in uris if len(parts[uri]) == 2]
+    if shallow and len(shallow) != len(uris):
+        raise ManifestError(
+            f"image {shallow[0]!r} lies directly in a split, others in class folders; move it into its class folder."
+        )
+    return [
+        _Placed(uri=uri, split=SPLITS[name[0].lower()], class_name=None if shallow else name[1])
+        for uri, name in parts.items()
+    ]

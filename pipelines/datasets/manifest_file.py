@@ -1,0 +1,180 @@
+"""`manifest:FILE`: a user's own Parquet, which needs no more than a column `uri`."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from feature_store.errors import ManifestError
+from feature_store.manifest import MANIFEST_SCHEMA, DatasetSpec
+from pipelines.datasets.assemble import Row, assemble_dataset
+from pipelines.datasets.dataset import Dataset, DatasetOptions
+from pipelines.datasets.description import MAX_CLASSES, dataset_spec
+from pipelines.datasets.scan import Progress, existing_folder
+from pipelines.views import resize_target, tile_box
+
+MAX_FILE_BYTES = 4 << 30
+MAX_TABLE_BYTES = 8 << 30
+MAX_ROWS = 5_000_000
+MAX_TEXT = 4096
+_ROWS_PER_BATCH = 8192
+_VALUE_BYTES = 8
+_CONTENT_KEY = re.compile(r"[0-9a-f]{64}|stat:[0-9]{1,20}-[0-9]{1,20}")
+
+
+def open_manifest_file(path: Path, options: DatasetOptions, progress: Progress | None = None) -> Dataset:
+    """A dataset from a table of the user's making.
+
+    Columns are those of `MANIFEST_SCHEMA`, all optional but `uri`. Content keys that are missing are computed; those
+    that are given are taken as they stand. A `view_id` is checked against what it must be.
+
+    Args:
+        path: the Parquet file; a `dataset.json` beside it is read.
+        options: the user's; `root` is the folder that paths are relative to, by default the file's own.
+        progress: called with (images done, images in all).
+
+    Raises:
+        ManifestError: not Parquet, over the bounds, a column that is not known, a value of the wrong type, or a view
+            that stands there twice.
+    """
+    if not path.is_file():
+        raise ManifestError(f"dataset 'manifest:{path}': there is no such file. Give the path of a Parquet file.")
+    root = existing_folder(options.root or path.parent, source=f"manifest:{path}")
+    table = read_manifest_table(path)
+    rows: list[Row] = table.to_pylist()
+    for row in rows:
+        _check_row(row)
+    spec = _with_class_names(dataset_spec(path.parent, options), table)
+    if options.tile is not None and any(row.get("tile") is not None for row in rows):
+        raise ManifestError(f"{path} has tiles of its own; leave out --tile {options.tile}, or the column 'tile'.")
+    dataset = assemble_dataset(root, rows, spec, options, progress)
+    _check_views(dataset.table, {row["view_id"] for row in rows if row.get("view_id")})
+    return dataset
+
+
+def read_manifest_table(path: Path) -> pa.Table:
+    """Read a stranger's Parquet in bounded memory, each column cast to the schema's type.
+
+    Raises:
+        ManifestError: see `open_manifest_file`.
+    """
+    if path.stat().st_size > MAX_FILE_BYTES:
+        raise ManifestError(f"{path} has {path.stat().st_size} bytes; at most {MAX_FILE_BYTES} are read. Split it.")
+    try:
+        texts = _check_declared(path)
+        # In a dictionary, a text of a million rows is held once and can be measured before it is spelled out.
+        with pq.ParquetFile(path, read_dictionary=texts) as file:
+            batches = [_checked(path, batch) for batch in file.iter_batches(batch_size=_ROWS_PER_BATCH)]
+    except (pa.ArrowException, OSError) as error:
+        raise ManifestError(
+            f"{path} cannot be read as Parquet: {error}. Write it with pyarrow, pandas or DuckDB."
+        ) from error
+    if not batches:
+        raise ManifestError(f"{path} has no rows; a dataset needs at least one image.")
+    return pa.Table.from_batches(batches)
+
+
+def _check_declared(path: Path) -> list[str]:
+    """Hold what the file's footer declares to the bounds; returns the paths of its columns of text."""
+    metadata = pq.read_metadata(path)
+    names = metadata.schema.to_arrow_schema().names
+    groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
+    # Both, since repeated values take next to nothing in the file and their full width in memory.
+    n_values = sum(group.column(index).num_values for group in groups for index in range(group.num_columns))
+    size_bytes = max(sum(group.total_byte_size for group in groups), n_values * _VALUE_BYTES)
+    if metadata.num_rows > MAX_ROWS or size_bytes > MAX_TABLE_BYTES:
+        raise ManifestError(
+            f"{path} declares {metadata.num_rows} rows and {size_bytes} bytes; at most {MAX_ROWS} rows and "
+            f"{MAX_TABLE_BYTES} bytes are read. Split it."
+        )
+    unknown = [name for name in names if name not in MANIFEST_SCHEMA.names]
+    if unknown or "uri" not in names or len(set(names)) != len(names):
+        what = f"columns {unknown[:10]} are not known" if unknown else "a column 'uri' is needed, and no name twice"
+        raise ManifestError(f"{path}: {what}; docs/datasets.md lists the columns: {', '.join(MANIFEST_SCHEMA.names)}.")
+    leaves = [metadata.schema.column(index) for index in range(len(metadata.schema))]
+    return [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY"]
+
+
+def _checked(path: Path, batch: pa.RecordBatch) -> pa.RecordBatch:
+    columns = []
+    for name in batch.schema.names:
+        column, wanted = batch[name], MANIFEST_SCHEMA.field(name).type
+        _check_texts(path, name, column)
+        try:
+            columns.append(_without_dictionaries(column).cast(wanted))
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
+            raise ManifestError(
+                f"{path}: column {name!r} has type {column.type}, which does not become {wanted} ({error}). Cast it."
+            ) from error
+    return pa.RecordBatch.from_arrays(columns, names=batch.schema.names)
+
+
+def _check_texts(path: Path, name: str, column: pa.Array) -> None:
+    for part in column.flatten() if pa.types.is_struct(column.type) else [column]:
+        longest = pc.max(pc.binary_length(part.dictionary)).as_py() if pa.types.is_dictionary(part.type) else None
+        if longest is not None and longest > MAX_TEXT:
+            raise ManifestError(f"{path}: a text in column {name!r} has {longest} bytes; at most {MAX_TEXT} are read.")
+
+
+def _without_dictionaries(column: pa.Array) -> pa.Array:
+    if not pa.types.is_struct(column.type):
+        return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
+    names = [column.type.field(index).name for index in range(column.type.num_fields)]
+    parts = [_without_dictionaries(part) for part in column.flatten()]
+    return pa.StructArray.from_arrays(parts, names, mask=column.is_null())
+
+
+def _check_row(row: Row) -> None:
+    if row["uri"] is None:
+        raise ManifestError("a row has no uri; every view needs its image's path.")
+    key = row.get("image_sha256")
+    if key is not None and not _CONTENT_KEY.fullmatch(key):
+        raise ManifestError(
+            f"image_sha256 {key!r} of {row['uri']!r}: write 64 lower-case hexadecimal digits, or "
+            "'stat:<bytes>-<mtime in ns>', or leave it empty to have it computed."
+        )
+    if row.get("label") is not None and not 0 <= row["label"] < MAX_CLASSES:
+        raise ManifestError(
+            f"label {row['label']} of {row['uri']!r}: labels go from 0 to {MAX_CLASSES - 1}. Renumber them."
+        )
+    resize_target(row.get("transform"))
+    if row.get("tile") is not None:
+        tile_box(row["tile"])
+
+
+def _with_class_names(spec: DatasetSpec, table: pa.Table) -> DatasetSpec:
+    """Number the classes where nobody named them; refuse labels and masks that stated names cannot explain."""
+    highest: Any = pc.max(table["label"]).as_py() if "label" in table.column_names else None
+    has_masks = "mask_uri" in table.column_names and table["mask_uri"].null_count < table.num_rows
+    if has_masks and not spec.classes:
+        raise ManifestError(
+            'masks need class names; write a dataset.json beside the manifest with {"classes": ["sky", ...], '
+            '"void": 11}, or give --classes and --void.'
+        )
+    if highest is not None and not spec.classes:
+        names = tuple(str(number) for number in range(highest + 1))
+        return replace(spec, classes=names)
+    if highest is not None and highest >= spec.n_classes:
+        raise ManifestError(
+            f"label {highest} has no name: {spec.n_classes} classes are stated. Add its name to --classes or "
+            "dataset.json."
+        )
+    return spec
+
+
+def _check_views(table: pa.Table, given: set[str]) -> None:
+    made = table["view_id"].to_pylist()
+    wrong = given - set(made)
+    if wrong:
+        raise ManifestError(
+            f"view_id {min(wrong)!r} is not that of its image, tile and transform; leave the column out, it is "
+            "computed."
+        )
+    keys = list(zip(table["uri"].to_pylist(), made, strict=True))
+    if len(set(keys)) != len(keys):
+        uri = next(key[0] for index, key in enumerate(keys) if index and keys[index - 1] == key)
+        raise ManifestError(f"a view of {uri!r} stands in the manifest twice; remove one of the rows.")

@@ -1,0 +1,170 @@
+"""Masks: files of class numbers, read without any conversion, cut as their views are.
+
+Pillow rescales some gray depths when it opens a file (a 4-bit 3 becomes 51), so only formats and depths whose values it
+keeps, or that can be given back, are read.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import UInt8, UInt16
+from PIL import ImageFile
+
+from feature_store.errors import ManifestError
+from feature_store.manifest import DatasetSpec
+from pipelines.views import UnreadableImageError, decoding, open_image_file, open_image_header, resize_target, tile_box
+
+Mask: TypeAlias = UInt8[np.ndarray, "height width"] | UInt16[np.ndarray, "height width"]
+MASK_SUFFIXES = (".png", ".tif", ".tiff")
+_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")
+_BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262
+_BLACK_IS_ZERO, _PALETTE = 1, 3
+_ROWS_PER_BATCH = 4096
+
+
+def mask_size(root: Path, uri: str) -> tuple[int, int]:
+    """The (width, height) of a mask, from its header.
+
+    Raises:
+        ManifestError: the file cannot be read as class numbers.
+    """
+    try:
+        with open_image_file(root, uri) as file:
+            image = open_image_header(file, uri)
+            _check_form(image, uri)
+            return image.size
+    except UnreadableImageError as error:
+        raise _refusal(uri, error) from error
+
+
+def read_mask(root: Path, uri: str) -> Mask:
+    """The class numbers in a mask file, as they stand there.
+
+    PNG and TIFF with one value a pixel: gray, palette indices, 1-bit, 16-bit. An EXIF orientation in a PNG is ignored.
+
+    Raises:
+        ManifestError: the file cannot be read, or holds colours instead of class numbers.
+    """
+    try:
+        with open_image_file(root, uri) as file:
+            head = file.read(26)
+            file.seek(0)
+            image = open_image_header(file, uri)
+            _check_form(image, uri)
+            with decoding(file, uri, image.format or ""):
+                values = np.asarray(image)
+    except UnreadableImageError as error:
+        raise _refusal(uri, error) from error
+    if values.dtype == np.int32:
+        if values.min() < 0 or values.max() > 65535:
+            raise ManifestError(
+                f"mask {uri}: value {int(values.max())}; class numbers go from 0 to 65535. Renumber them."
+            )
+        return values.astype(np.uint16)
+    if values.dtype.itemsize == 2:
+        return values.astype(np.uint16)
+    gray_bits = head[24] if image.format == "PNG" and head[25] == 0 else 8
+    # Pillow stretches 2- and 4-bit gray to 0..255.
+    return values.astype(np.uint8) // ((255 // (2**gray_bits - 1)) if gray_bits in (2, 4) else 1)
+
+
+def _check_form(image: ImageFile.ImageFile, uri: str) -> None:
+    if image.format not in ("PNG", "TIFF"):
+        raise ManifestError(
+            f"mask {uri} is a {image.format} file, which may not keep its values; save masks as PNG or TIFF."
+        )
+    if image.mode not in _MODES:
+        raise ManifestError(
+            f"mask {uri} holds {image.mode} colours; a mask holds one class number a pixel (gray or palette). "
+            "Save the class numbers, not their colours."
+        )
+    tags: Mapping[int, Any] = getattr(image, "tag_v2", {})
+    bits, photometric = tags.get(_BITS_PER_SAMPLE, (8,)), tags.get(_PHOTOMETRIC, _BLACK_IS_ZERO)
+    if bits[0] not in (8, 16) or photometric not in (_BLACK_IS_ZERO, _PALETTE):
+        raise ManifestError(
+            f"mask {uri} is a TIFF of {bits[0]} bits and photometric interpretation {photometric}; read are 8 and 16 "
+            "bits, black zero or palette. Save it as PNG."
+        )
+
+
+def _refusal(uri: str, error: UnreadableImageError) -> ManifestError:
+    return ManifestError(
+        f"mask {uri} cannot be read: {error.code}{f' ({error.detail})' if error.detail else ''}. Restore the file, or "
+        "remove mask and image from the dataset."
+    )
+
+
+def check_mask_values(mask: Mask, uri: str, spec: DatasetSpec) -> None:
+    """Refuse a mask with a value that means nothing.
+
+    Raises:
+        ManifestError: names the file, the value and the way out.
+    """
+    present = np.flatnonzero(np.bincount(mask.ravel()))
+    for value in present[present >= spec.n_classes].tolist():
+        if value != spec.void:
+            raise ManifestError(
+                f"mask {uri} holds value {value}, but classes are numbered 0 to {spec.n_classes - 1} and void is "
+                f"{spec.void}. State the void value with --void or 'void' in dataset.json, or name the missing classes."
+            )
+
+
+def cut_mask(
+    mask: Mask, tile: Mapping[str, int] | None, transform: Mapping[str, str] | None, *, void: int | None
+) -> Mask:
+    """A mask cut as `pipelines.views.cut_view` cuts its image; a resize takes the nearest pixel.
+
+    Args:
+        mask: class numbers of the whole image.
+        tile: x, y, width, height; what leaves the mask is void.
+        transform: as of the view.
+        void: the value for what leaves the mask.
+
+    Raises:
+        ManifestError: the tile leaves the mask and there is no void value.
+    """
+    target = resize_target(transform)
+    if target is not None:
+        mask = mask[_nearest(mask.shape[0], target[1])[:, None], _nearest(mask.shape[1], target[0])[None, :]]
+    if tile is None:
+        return mask
+    left, top, right, bottom = tile_box(tile)
+    height, width = mask.shape
+    if min(left, top) >= 0 and right <= width and bottom <= height:
+        return mask[top:bottom, left:right]
+    if void is None:
+        raise ManifestError(
+            f"tile {dict(tile)} leaves its mask of {width} x {height}, and what lies outside has no class. State a "
+            "void value (--void, or 'void' in dataset.json), or use --tile-fit resize."
+        )
+    cut = np.full((bottom - top, right - left), void, np.promote_types(mask.dtype, np.min_scalar_type(void)))
+    inside = mask[max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)]
+    if inside.size:
+        row, column = max(-top, 0), max(-left, 0)
+        cut[row : row + inside.shape[0], column : column + inside.shape[1]] = inside
+    return cut
+
+
+def _nearest(source: int, target: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """The source index under the centre of each target pixel, in whole numbers and so without rounding."""
+    return (2 * np.arange(target, dtype=np.int64) + 1) * source // (2 * target)
+
+
+def iter_view_masks(root: Path, table: pa.Table, spec: DatasetSpec) -> Iterator[Mask | None]:
+    """The masks of a manifest's rows; see `Dataset.iter_masks`."""
+    held: tuple[str, Mask] | None = None
+    for batch in table.select(["mask_uri", "tile", "transform"]).to_batches(max_chunksize=_ROWS_PER_BATCH):
+        for row in batch.to_pylist():
+            uri = row["mask_uri"]
+            if uri is None:
+                yield None
+                continue
+            if held is None or held[0] != uri:
+                mask = read_mask(root, uri)
+                check_mask_values(mask, uri, spec)
+                held = (uri, mask)
+            # A copy: whoever changes one row's mask must not change the next row's.
+            yield cut_mask(held[1], row["tile"], row["transform"], void=spec.void).copy()

@@ -1,0 +1,47 @@
+"""The environment of a run: what could change last bits of a feature without changing the identity."""
+
+import platform
+
+import PIL
+import timm
+import torch
+
+from feature_store.errors import StoreError
+from feature_store.objects import ObjectRoot
+from feature_store.runs import earlier_environments
+
+# Fields that a resumed run must share with the runs before it.
+_COMPARED = ("torch", "timm", "pillow", "device", "cpu_capability")
+
+
+class MixedEnvironmentError(StoreError, ValueError):
+    """A feature set that was begun under another environment."""
+
+
+def current_environment(device: str) -> dict[str, str]:
+    """The environment of this process for a run on `device`."""
+    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else "cpu"
+    return {
+        "torch": torch.__version__,
+        "timm": timm.__version__,
+        "pillow": PIL.__version__,
+        "device": name,
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "python": platform.python_version(),
+    }
+
+
+def require_same_environment(root: ObjectRoot, feature_set: str, environment: dict[str, str]) -> None:
+    """Refuse to go on with a feature set that was begun elsewhere.
+
+    Raises:
+        MixedEnvironmentError: names every field that differs, with both values.
+    """
+    for earlier in earlier_environments(root, feature_set):
+        differing = [name for name in _COMPARED if earlier.get(name) != environment[name]]
+        if differing:
+            values = "; ".join(f"{n}: begun with {earlier.get(n)!r}, now {environment[n]!r}" for n in differing)
+            raise MixedEnvironmentError(
+                f"{feature_set} was begun in another environment ({values}), and rows could differ in their last bits. "
+                "Finish it there, use another --store, or pass --allow-mixed-environment."
+            )

@@ -1,0 +1,106 @@
+"""Where the seconds of a worker go, and how far it is: a small file that whoever watches may read.
+
+The file is replaced as a whole after every batch, so a reader never sees half of it, and what a killed worker was
+doing stands in it afterwards.
+"""
+
+import contextlib
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal
+
+Stage = Literal["read", "decode", "infer", "write"]
+STAGES: tuple[Stage, ...] = ("read", "decode", "infer", "write")
+
+
+@dataclass(kw_only=True)
+class WorkerCount:
+    """One worker's counter file.
+
+    Attributes:
+        pid: of the worker.
+        shard: that it works on, or None between two.
+        rows: done since its start.
+        computing_since: Unix time at which the first shard's work began, the model loaded; None before.
+        seconds: by stage since its start; read and decode are summed over threads.
+        shards: (index, wall seconds, seconds by stage) of what it committed.
+    """
+
+    pid: int = field(default_factory=os.getpid)
+    shard: int | None = None
+    rows: int = 0
+    computing_since: float | None = None
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
+    shards: list[tuple[int, float, dict[str, float]]] = field(default_factory=list)
+
+
+class Meter:
+    """Counts for one worker; thread-safe.
+
+    Args:
+        folder: where the counter file goes, or None to count without one.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.count = WorkerCount()
+        self._path = None if folder is None else folder / f"worker-{self.count.pid}.json"
+        self._lock = threading.Lock()
+        self._shard_start = 0.0
+        self._seconds_before: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def stage(self, name: Stage) -> Iterator[None]:
+        """Add the time of the block to a stage."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            elapsed = time.perf_counter() - start
+            with self._lock:
+                self.count.seconds[name] += elapsed
+
+    def begin_shard(self, index: int) -> None:
+        """Say which shard is worked on from now."""
+        self.count.shard = index
+        self._shard_start = time.perf_counter()
+        self._seconds_before = dict(self.count.seconds)
+        self._save()
+
+    def begin_computing(self) -> None:
+        """Say that the model is loaded: what comes from now on is work, not start-up."""
+        if self.count.computing_since is None:
+            self.count.computing_since = time.time()
+
+    def add_rows(self, n_rows: int) -> None:
+        """Say that rows are done."""
+        self.count.rows += n_rows
+        self._save()
+
+    def end_shard(self) -> None:
+        """Say that the shard is committed."""
+        if self.count.shard is not None:
+            split = {name: self.count.seconds[name] - self._seconds_before[name] for name in STAGES}
+            self.count.shards.append((self.count.shard, time.perf_counter() - self._shard_start, split))
+        self.count.shard = None
+        self._save()
+
+    def _save(self) -> None:
+        if self._path is None:
+            return
+        new = self._path.with_suffix(".new")
+        new.write_text(json.dumps(asdict(self.count)))
+        new.replace(self._path)
+
+
+def read_counts(folder: Path) -> list[WorkerCount]:
+    """The counters of all workers that wrote into `folder`."""
+    counts = []
+    for path in sorted(folder.glob("worker-*.json")):
+        with contextlib.suppress(FileNotFoundError):
+            counts.append(WorkerCount(**json.loads(path.read_text())))
+    return counts

@@ -1,0 +1,180 @@
+"""What one extraction will do: frozen, checked when built, saved inside the store that it makes."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from feature_store import (
+    FeatureSetSpec,
+    Identity,
+    StoredDataset,
+    TokenKind,
+    suggest_rows_per_shard,
+)
+from feature_store.arrays import row_bytes
+from feature_store.identity import COMPUTE_DTYPES, STORAGE_DTYPES, TOKEN_KINDS
+from feature_store.manifest import VIEW_FIELDS
+from pipelines.backbones import Backbone, BackboneRequest
+
+DEFAULT_BATCH_SIZE = {"cpu": 16, "cuda": 128}
+
+
+class PlanError(ValueError):
+    """An extraction that was asked for and cannot be planned."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractionSettings:
+    """What a user chooses of an extraction besides dataset and model.
+
+    Attributes:
+        layers: block numbers counted from 1, or `last`.
+        token_kinds: among `patches`, `cls`, `registers`.
+        storage_dtype: `float16` or `float32`.
+        batch_size: views of one forward pass; None for the device's default, or what the feature set already has.
+        rows_per_shard: None for a size that writes well and loses little.
+    """
+
+    layers: tuple[int | str, ...] = ("last",)
+    token_kinds: tuple[TokenKind, ...] = ("patches", "cls")
+    storage_dtype: str = "float16"
+    batch_size: int | None = None
+    rows_per_shard: int | None = None
+
+    def __post_init__(self) -> None:
+        unknown = [kind for kind in self.token_kinds if kind not in TOKEN_KINDS]
+        if unknown or not self.token_kinds:
+            raise PlanError(f"token kinds {unknown or 'none'}: choose among {', '.join(TOKEN_KINDS)}.")
+        if self.storage_dtype not in STORAGE_DTYPES:
+            raise PlanError(f"storage dtype {self.storage_dtype!r}: choose among {', '.join(STORAGE_DTYPES)}.")
+        for name in ("batch_size", "rows_per_shard"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise PlanError(f"{name} {value}: must be at least 1.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractionPlan:
+    """Everything that a worker needs to compute and commit any shard of a feature set.
+
+    Attributes:
+        store: URL of the store.
+        folder: of the feature set in it.
+        dataset_root: folder of the images on the workers' machines.
+        dataset_folder: of the manifest in the store.
+        spec: the feature set's record.
+        backbone: what to load.
+        threads: of one worker, for the model and for decoding each.
+    """
+
+    store: str
+    folder: str
+    dataset_root: str
+    dataset_folder: str
+    spec: FeatureSetSpec
+    backbone: BackboneRequest
+    threads: int
+
+    def to_json(self) -> str:
+        """The plan as text, for another process or for the record."""
+        return json.dumps({**asdict(self), "spec": self.spec.to_json()})
+
+    @classmethod
+    def from_json(cls, text: str) -> "ExtractionPlan":
+        """Read what `to_json` wrote."""
+        value: dict[str, Any] = json.loads(text)
+        return cls(
+            **{
+                **value,
+                "spec": FeatureSetSpec.from_json(value["spec"], name="plan"),
+                "backbone": BackboneRequest(**value["backbone"]),
+            }
+        )
+
+
+def feature_set_spec(
+    dataset: StoredDataset, backbone: Backbone, settings: ExtractionSettings, *, attention_kernel: str
+) -> FeatureSetSpec:
+    """The record of the feature set that these would make.
+
+    Raises:
+        PlanError: a layer or token kind that the model does not have, or an unknown compute dtype.
+    """
+    request = backbone.request
+    if request.compute_dtype not in COMPUTE_DTYPES:
+        raise PlanError(f"compute dtype {request.compute_dtype!r}: choose among {', '.join(COMPUTE_DTYPES)}.")
+    _require_kinds(backbone, settings.token_kinds)
+    identity = Identity(
+        views_digest=dataset.views_digest,
+        weights_sha256=request.weights_sha256,
+        architecture=backbone.architecture,
+        preprocessing=backbone.preprocessing.to_json(),
+        layers=resolve_layers(settings.layers, backbone.depth),
+        token_kinds=tuple(kind for kind in TOKEN_KINDS if kind in settings.token_kinds),
+        storage_dtype=settings.storage_dtype,
+        compute_dtype=request.compute_dtype,
+    )
+    batch_size = settings.batch_size or DEFAULT_BATCH_SIZE[request.device.split(":")[0]]
+    spec = FeatureSetSpec(
+        identity=identity,
+        model=request.model,
+        title=request.title,
+        n_rows=dataset.n_rows,
+        rows_per_shard=8,
+        grid=backbone.grid,
+        n_features=backbone.n_features,
+        n_registers=backbone.n_registers,
+        batch_size=batch_size,
+        attention_kernel=attention_kernel,
+    )
+    rows = settings.rows_per_shard or suggest_rows_per_shard(dataset.n_rows, row_bytes(spec), multiple_of=batch_size)
+    return FeatureSetSpec(**{**_fields(spec), "rows_per_shard": rows})
+
+
+def with_stored_shape(spec: FeatureSetSpec, stored: FeatureSetSpec) -> FeatureSetSpec:
+    """`spec` with what a resumed run takes from the feature set that stands there: batch, kernel and shard size."""
+    kept = ("batch_size", "attention_kernel", "rows_per_shard", "model", "title")
+    return FeatureSetSpec(**{**_fields(spec), **{name: getattr(stored, name) for name in kept}})
+
+
+def _fields(spec: FeatureSetSpec) -> dict[str, Any]:
+    return {name: getattr(spec, name) for name in spec.__dataclass_fields__}
+
+
+def resolve_layers(layers: Sequence[int | str], depth: int) -> tuple[int, ...]:
+    """Layers as ascending block numbers.
+
+    Raises:
+        PlanError: none, one outside 1..depth, or something that is neither a number nor `last`.
+    """
+    numbers = set()
+    for layer in layers:
+        number = depth if layer == "last" else int(layer) if str(layer).isdigit() else 0
+        if not 1 <= number <= depth:
+            raise PlanError(f"layer {layer!r}: this model has blocks 1..{depth}; name numbers of them, or `last`.")
+        numbers.add(number)
+    if not numbers:
+        raise PlanError(f"no layer: name some of the blocks 1..{depth}, or `last`.")
+    return tuple(sorted(numbers))
+
+
+def _require_kinds(backbone: Backbone, kinds: Sequence[TokenKind]) -> None:
+    has = {"patches": True, "cls": backbone.has_cls, "registers": backbone.n_registers > 0}
+    lacking = [kind for kind in kinds if not has[kind]]
+    if lacking:
+        offered = ", ".join(kind for kind, there in has.items() if there)
+        raise PlanError(f"{backbone.request.title} has no {' or '.join(lacking)} tokens; ask for --tokens {offered}.")
+
+
+def view_columns() -> list[str]:
+    """The manifest's columns that decide pixels: all that a worker reads."""
+    return [field.name for field in VIEW_FIELDS]
+
+
+def views_of(table: pa.Table, start: int, stop: int) -> list[Mapping[str, Any]]:
+    """Rows of the manifest as dictionaries."""
+    rows: list[Mapping[str, Any]] = table.slice(start, stop - start).to_pylist()
+    return rows

@@ -1,0 +1,318 @@
+"""One extraction from beginning to end: plan, cost, the missing shards through an engine, and what came of it."""
+
+import contextlib
+import os
+import secrets
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from feature_store import FeatureSet, Shard, create_feature_set, create_store, register_dataset
+from feature_store.arrays import row_bytes
+from feature_store.canonical import pretty_json
+from feature_store.errors import StoreError
+from feature_store.identity import FeatureSetSpec
+from feature_store.layout import feature_set_folder, run_file
+from feature_store.objects import ObjectRoot
+from feature_store.reader import FeatureStore
+from feature_store.shards import missing_shards, shards_of
+from feature_store.writer import committed_receipts, read_spec
+from pipelines.backbones import Backbone, BackboneRequest
+from pipelines.backbones.timm_vit import kernel_name
+from pipelines.datasets import Dataset
+from pipelines.environment import current_environment, require_same_environment
+from pipelines.extract import cached_backbone
+from pipelines.failures import ShardFailure
+from pipelines.meter import STAGES, read_counts
+from pipelines.plan import ExtractionPlan, ExtractionSettings, feature_set_spec, with_stored_shape
+from pipelines.stopping import stopping_on_signals
+
+# Free space to leave: receipts, zarr.json files, and whatever else the machine does.
+_SPARE_BYTES = 64 << 20
+
+
+class NoSpaceError(StoreError, OSError):
+    """The store's disk is too small for what is planned."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What a run will cost, said before it starts.
+
+    Attributes:
+        rows, shards: still to compute.
+        stored_bytes: they will take.
+        free_bytes: on the store's disk, or None where that cannot be asked.
+        worker_bytes: memory that one worker uses now, with the model loaded and one batch run.
+        seconds: estimated from one timed batch.
+        invalid_rows: known before the start, e.g. truncated images; empty until the run.
+    """
+
+    rows: int
+    shards: int
+    stored_bytes: int
+    free_bytes: int | None
+    worker_bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What came of a run.
+
+    Attributes:
+        feature_set: its name, as `FeatureStore.features` takes it.
+        rows: of the feature set.
+        committed: shards that this run committed.
+        already: shards that stood before it.
+        total: all shards.
+        invalid: rows without tokens, by reason code.
+        failures: shards that kept failing.
+        seconds: wall time of the engine.
+        start_seconds: from the start of the engine to the first row.
+        split: seconds by stage, summed over workers and threads.
+        interrupted: the number of the signal that ended it, or None.
+    """
+
+    feature_set: str
+    rows: int
+    committed: int
+    already: int
+    total: int
+    invalid: dict[str, int] = field(default_factory=dict)
+    failures: tuple[ShardFailure, ...] = ()
+    seconds: float = 0.0
+    start_seconds: float = 0.0
+    split: dict[str, float] = field(default_factory=dict)
+    interrupted: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The outcome as JSON values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A planned extraction: what `run_extraction` takes.
+
+    Attributes:
+        root: the store.
+        plan: for the workers.
+        backbone: loaded in this process.
+        name: of the feature set.
+        missing: shards to compute.
+        already: how many stand.
+        done_as: the name of a complete feature set that holds everything asked for, or None.
+    """
+
+    root: ObjectRoot
+    plan: ExtractionPlan
+    backbone: Backbone
+    name: str
+    missing: tuple[Shard, ...]
+    already: int
+    done_as: str | None
+
+
+Engine = Callable[[ExtractionPlan, Sequence[Shard], Path, int], list[ShardFailure]]
+
+
+def prepare_extraction(
+    dataset: Dataset,
+    request: BackboneRequest,
+    settings: ExtractionSettings,
+    *,
+    store: str,
+    workers: int = 1,
+    allow_mixed_environment: bool = False,
+) -> Prepared:
+    """Make the plan of an extraction, and register its dataset; nothing under `features/` is touched.
+
+    Raises:
+        PlanError: a layer or token kind that the model lacks.
+        BackboneError: weights that do not fit.
+        StoreError: the store cannot be used, or was begun in another environment.
+    """
+    root = create_store(store)
+    backbone = cached_backbone(request, kernel_name())
+    stored = register_dataset(root, dataset.spec, dataset.table, dataset.iter_masks())
+    spec = feature_set_spec(stored, backbone, settings, attention_kernel=kernel_name())
+    folder = feature_set_folder(stored.spec.name, spec)
+    if root.exists(f"{folder}/feature_set.json"):
+        spec = with_stored_shape(spec, read_spec(root, folder))
+    receipts = committed_receipts(root, folder, spec)
+    if receipts and not allow_mixed_environment:
+        require_same_environment(root, folder, current_environment(request.device))
+    plan = ExtractionPlan(
+        store=store,
+        folder=folder,
+        dataset_root=str(dataset.root),
+        dataset_folder=stored.folder,
+        spec=spec,
+        backbone=request,
+        threads=max(1, (os.cpu_count() or 1) // workers),
+    )
+    return Prepared(
+        root=root,
+        plan=plan,
+        backbone=backbone,
+        name=folder.removeprefix("features/"),
+        missing=missing_shards(shards_of(spec.n_rows, spec.rows_per_shard), receipts),
+        already=len(receipts),
+        done_as=_complete_superset(root, spec),
+    )
+
+
+def _complete_superset(root: ObjectRoot, spec: FeatureSetSpec) -> str | None:
+    """A complete feature set of the same computation that already has every array asked for."""
+    store = FeatureStore(root)
+    for name in store.names():
+        features = FeatureSet(root, name)
+        theirs, ours = features.spec.identity, spec.identity
+        if (
+            theirs.computation == ours.computation
+            and theirs.storage_dtype == ours.storage_dtype
+            and set(theirs.layers) >= set(ours.layers)
+            and set(theirs.token_kinds) >= set(ours.token_kinds)
+            and features.complete
+        ):
+            return name
+    return None
+
+
+def estimate_cost(prepared: Prepared, *, workers: int = 1) -> Cost:
+    """What the missing shards will cost; runs one batch to time it, and writes nothing."""
+    plan = prepared.plan
+    rows = sum(shard.n_rows for shard in prepared.missing)
+    torch.set_num_threads(plan.threads)
+    side = prepared.backbone.preprocessing.image_size
+    pixels = np.random.default_rng(0).integers(0, 256, (plan.spec.batch_size, side, side, 3), dtype=np.uint8)
+    prepared.backbone.forward(pixels, plan.spec.identity.layers)
+    start = time.perf_counter()
+    tokens = prepared.backbone.forward(pixels, plan.spec.identity.layers)
+    for values in tokens.values():
+        values.cpu()
+    seconds_per_row = (time.perf_counter() - start) / len(pixels)
+    return Cost(
+        rows=rows,
+        shards=len(prepared.missing),
+        stored_bytes=rows * row_bytes(plan.spec),
+        free_bytes=_free_bytes(prepared.root),
+        worker_bytes=_resident_bytes(),
+        seconds=seconds_per_row * rows / workers,
+    )
+
+
+def require_space(cost: Cost, url: str) -> None:
+    """Refuse a run that would fill the disk.
+
+    Raises:
+        NoSpaceError: the free space is short of what the run will write.
+    """
+    if cost.free_bytes is not None and cost.stored_bytes + _SPARE_BYTES > cost.free_bytes:
+        raise NoSpaceError(
+            f"{url} has {cost.free_bytes / 1e9:.2f} GB free, and this run writes {cost.stored_bytes / 1e9:.2f} GB; "
+            "free some space, choose another --store, fewer --layers or --tokens, or tiles that are larger."
+        )
+
+
+def _free_bytes(root: ObjectRoot) -> int | None:
+    place = root.local_path("")
+    return None if place is None else shutil.disk_usage(place).free
+
+
+def _resident_bytes() -> int:
+    with contextlib.suppress(OSError, IndexError, ValueError):
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return 0
+
+
+def run_extraction(
+    prepared: Prepared, engine: Engine, *, workers: int = 1, progress_folder: Path | None = None
+) -> Outcome:
+    """Compute and commit every missing shard.
+
+    Args:
+        prepared: from `prepare_extraction`.
+        engine: what drives the unit of work over the shards.
+        workers: processes, for the record.
+        progress_folder: where workers keep their counter files; a temporary one by default.
+    """
+    root, plan = prepared.root, prepared.plan
+    create_feature_set(root, prepared.name.split("/")[0].rpartition("-")[0], plan.spec)
+    root.sweep_partials(plan.folder)
+    run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
+    record = {
+        "feature_set": plan.folder,
+        "digest": plan.spec.identity.digest,
+        "environment": current_environment(plan.backbone.device),
+        "engine": getattr(engine, "__name__", type(engine).__name__),
+        "workers": workers,
+        "threads": plan.threads,
+        "shards": len(prepared.missing),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    root.put(run_file(run_id, "run.json"), [pretty_json(record)])
+    with _folder_or_temporary(progress_folder) as folder:
+        start = time.time()
+        with stopping_on_signals() as stop:
+            failures = engine(plan, prepared.missing, folder, workers) if prepared.missing else []
+        outcome = _outcome(prepared, failures, folder, start=start, interrupted=stop.number)
+        _write_times(root, run_id, record, outcome, folder)
+    return outcome
+
+
+@contextlib.contextmanager
+def _folder_or_temporary(folder: Path | None) -> Iterator[Path]:
+    if folder is not None:
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="vitrine-run-") as name:
+        yield Path(name)
+
+
+def _outcome(
+    prepared: Prepared, failures: Sequence[ShardFailure], folder: Path, *, start: float, interrupted: int | None
+) -> Outcome:
+    features = FeatureSet(prepared.root, prepared.name)
+    invalid: dict[str, int] = {}
+    for entry in features.invalid_rows:
+        invalid[entry.reason] = invalid.get(entry.reason, 0) + 1
+    counts = read_counts(folder)
+    return Outcome(
+        feature_set=prepared.name,
+        rows=prepared.plan.spec.n_rows,
+        committed=len(features.receipts) - prepared.already,
+        already=prepared.already,
+        total=len(features.shards),
+        invalid=invalid,
+        failures=tuple(failures),
+        seconds=time.time() - start,
+        start_seconds=min((c.computing_since - start for c in counts if c.computing_since is not None), default=0.0),
+        split={name: sum(count.seconds[name] for count in counts) for name in STAGES},
+        interrupted=interrupted,
+    )
+
+
+def _write_times(root: ObjectRoot, run_id: str, record: dict[str, Any], outcome: Outcome, folder: Path) -> None:
+    shards = [
+        {"shard": index, "seconds": wall_s, **split}
+        for count in read_counts(folder)
+        for index, wall_s, split in count.shards
+    ]
+    finished = {"finished": datetime.now(UTC).isoformat(timespec="seconds"), "outcome": outcome.to_json()}
+    root.put(run_file(run_id, "run.json"), [pretty_json({**record, **finished})])
+    root.put(
+        run_file(run_id, "times.json"), [pretty_json({"shards": sorted(shards, key=lambda entry: entry["shard"])})]
+    )
