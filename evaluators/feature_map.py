@@ -40,6 +40,7 @@ class FeatureMap:
         """
         stored = as_tensor(block)
         if self.columns is not None:
+            _check_columns(self.columns, stored.shape[1])
             stored = stored.index_select(1, as_tensor(self.columns))
         # torch converts float16 with vector instructions on all threads, NumPy value by value.
         mapped = torch.empty(stored.shape, dtype=torch.float32).copy_(stored)
@@ -71,3 +72,12 @@ def standardising(moments: Moments, columns: Int64[np.ndarray, " kept"] | None =
         shift=moments.mean[kept].astype(np.float32),
         scale=np.where(std > 0, std, np.float32(1)),
     )
+
+
+def _check_columns(columns: Int64[np.ndarray, " kept"], features: int) -> None:
+    """Refuse columns that the block does not have."""
+    if columns.size and not 0 <= columns.min() <= columns.max() < features:
+        raise IndexError(
+            f"columns span {columns.min()}..{columns.max()}; the block has features 0..{features - 1}. "
+            "Use a selection that was made for features of the same weights."
+        )

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Int64
 
 from evaluators.feature_map import FeatureMap
 from evaluators.neighbors import Backend, Metric, majority_vote, search
@@ -81,34 +81,76 @@ def evaluate_knn_for(
     """
     features.require_complete()
     probe = ProbeInput(features, parameters.subject, selection)
-    mapping = probe.standardising if parameters.standardise else probe.selecting
-    bank_labels = probe.labels(probe.train_rows)
     scorers = [Scorer(probe) for _ in ks]
-    first_row = 0
-    nearest = search(
-        lambda: _mapped(probe, probe.train_rows, mapping, _BANK_BLOCK_TOKENS),
-        _mapped(probe, probe.test_rows, mapping, _QUERY_BLOCK_TOKENS),
-        k=max(ks),
-        metric=parameters.metric,
-        backend=backend,
-    )
-    for found in nearest:
-        n_rows = len(found.rows) // probe.tokens_per_row
-        rows = probe.test_rows[first_row : first_row + n_rows]
-        first_row += n_rows
-        labels = bank_labels[found.rows]
-        for scorer, k in zip(scorers, ks, strict=True):
-            scorer.add(rows, majority_vote(labels[:, :k], probe.n_classes + 1))
+    for rows, predictions in _predictions(probe, ks, parameters, probe.test_rows, backend):
+        for scorer, predicted in zip(scorers, predictions, strict=True):
+            scorer.add(rows, predicted)
     for scorer, k in zip(scorers, ks, strict=True):
         yield ProbeResult(
             scores=scorer.scores(),
-            n_train=len(bank_labels),
+            n_train=len(probe.train_rows) * probe.tokens_per_row,
             n_test=len(probe.test_rows) * probe.tokens_per_row,
             n_features=probe.n_features,
             train_split=probe.train_name,
             test_split=probe.test_name,
             details={"k": k, "metric": parameters.metric, "standardised": parameters.standardise, "on": probe.on},
         )
+
+
+def predict_knn(
+    features: FeatureSet,
+    parameters: KnnParameters,
+    rows: Int64[np.ndarray, " rows"],
+    *,
+    selection: Selection | None = None,
+    backend: Backend = "auto",
+) -> Int64[np.ndarray, "rows tokens"]:
+    """The predicted class of every token of some rows, e.g. to show a predicted mask beside its image.
+
+    Args:
+        features, parameters, selection, backend: as for `evaluate_knn`.
+        rows: ascending; rows that are not valid are refused.
+
+    Returns:
+        Class numbers; `n_classes` stands for void. One column for each patch, or one alone for whole images.
+
+    Raises:
+        ValueError: a row is not valid, and so has no tokens.
+    """
+    features.require_complete()
+    invalid = rows[~features.valid[rows]]
+    if invalid.size:
+        raise ValueError(
+            f"rows {invalid[:5].tolist()} of {features.name} are not valid and have no tokens; leave them out."
+        )
+    probe = ProbeInput(features, parameters.subject, selection)
+    found = [predicted for _, (predicted,) in _predictions(probe, [parameters.k], parameters, rows, backend)]
+    return np.concatenate(found).reshape(len(rows), probe.tokens_per_row)
+
+
+def _predictions(
+    probe: ProbeInput,
+    ks: Sequence[int],
+    parameters: KnnParameters,
+    rows: Int64[np.ndarray, " rows"],
+    backend: Backend,
+) -> Iterator[tuple[Int64[np.ndarray, " rows"], list[Int64[np.ndarray, " tokens"]]]]:
+    """Rows in blocks, each with the predicted classes of its tokens, one array a k; one search serves all."""
+    mapping = probe.standardising if parameters.standardise else probe.selecting
+    bank_labels = probe.labels(probe.train_rows)
+    nearest = search(
+        lambda: _mapped(probe, probe.train_rows, mapping, _BANK_BLOCK_TOKENS),
+        _mapped(probe, rows, mapping, _QUERY_BLOCK_TOKENS),
+        k=max(ks),
+        metric=parameters.metric,
+        backend=backend,
+    )
+    first_row = 0
+    for found in nearest:
+        block_rows = rows[first_row : first_row + len(found.rows) // probe.tokens_per_row]
+        first_row += len(block_rows)
+        labels = bank_labels[found.rows]
+        yield block_rows, [majority_vote(labels[:, :k], probe.n_classes + 1) for k in ks]
 
 
 def _mapped(

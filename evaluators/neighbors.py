@@ -292,9 +292,7 @@ def _propose_dot_with_torch(
     return scores, positions
 
 
-def _propose_l2_with_torch(
-    queries: torch.Tensor, bank: torch.Tensor, count: int
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _propose_l2_with_torch(queries: torch.Tensor, bank: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The smallest squared distances, negated: |q - b|^2 = |q|^2 - 2 (q b - |b|^2 / 2)."""
     halves, positions = _propose_dot_with_torch(queries, bank, count, penalty=bank.square().sum(dim=1) / 2)
     return 2 * halves - queries.square().sum(dim=1, keepdim=True), positions

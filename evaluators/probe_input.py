@@ -5,7 +5,7 @@ token (`cls`) or the mean of its patches (`mean`), labelled by the manifest.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -167,6 +167,15 @@ class ProbeInput:
         return self._image_labels >= 0
 
 
+def resolve_subject(features: FeatureSet, subject: Subject) -> Subject:
+    """`subject` with `auto` and `last` replaced by what they mean here, so that equal questions have equal keys.
+
+    Raises:
+        StoreError: no masks or labels for the subject, or a layer that is not stored.
+    """
+    return replace(subject, on=_resolve_on(features, subject.on), layer=features.layer_number(subject.layer))
+
+
 def hold_out_images(
     images: list[str], *, share: float, seed: int
 ) -> tuple[Int64[np.ndarray, " kept"], Int64[np.ndarray, " held"]]:
@@ -195,7 +204,7 @@ def hold_out_images(
     return np.flatnonzero(~is_held), np.flatnonzero(is_held)
 
 
-def _resolve_on(features: FeatureSet, on: On) -> str:
+def _resolve_on(features: FeatureSet, on: On) -> On:
     kinds = features.spec.identity.token_kinds
     dataset = features.dataset.spec
     fit = features.spec.identity.preprocessing.get("fit")

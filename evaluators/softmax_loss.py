@@ -124,4 +124,5 @@ class Curvature:
         """The step of Newton's method: the inverse of the curvature, applied to a gradient."""
         rotated = self._classes.T @ gradient
         weights = ((rotated[:, :-1] @ self._features) / self._weights) @ self._features.T
-        return self._classes @ torch.cat([weights, rotated[:, -1:] / self._bias[:, None]], dim=1)
+        step: Tensor = self._classes @ torch.cat([weights, rotated[:, -1:] / self._bias[:, None]], dim=1)
+        return step

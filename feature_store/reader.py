@@ -54,10 +54,11 @@ class FeatureStore:
             if self.root.exists(f"{layout.FEATURES}/{dataset}/{model}/feature_set.json")
         ]
 
-    def features(self, name: str | None = None) -> "FeatureSet":
+    def features(self, name: str | None = None, *, partial: bool = False) -> "FeatureSet":
         """One feature set.
 
         Args:
+            partial: let evaluators answer from the committed shards alone where others are missing.
             name: the whole name, `dataset/model`, a model, or the first digits of a digest, as long as only one feature
                 set fits; None where the store has only one.
 
@@ -73,7 +74,7 @@ class FeatureStore:
             raise StoreNotFoundError(f"{asked} in {self.url} (there: {there}). `vitrine extract` makes one.")
         if len(fitting) > 1:
             raise StoreError(f"{len(fitting)} feature sets fit; name one with --features: {', '.join(fitting)}.")
-        return FeatureSet(self.root, fitting[0])
+        return FeatureSet(self.root, fitting[0], partial=partial)
 
 
 def _fits(full: str, name: str) -> bool:
@@ -95,10 +96,12 @@ class FeatureSet:
         name: `dataset-views8/model-digest8`.
         folder: its place in the store.
         spec: the content of `feature_set.json`.
+        partial: whether evaluators may answer from the committed shards alone.
     """
 
-    def __init__(self, root: ObjectRoot, name: str) -> None:
+    def __init__(self, root: ObjectRoot, name: str, *, partial: bool = False) -> None:
         self.root = root
+        self.partial = partial
         self.name = name
         self.folder = f"{layout.FEATURES}/{name}"
         self.spec: FeatureSetSpec = read_spec(root, self.folder)
@@ -154,7 +157,7 @@ class FeatureSet:
         Raises:
             IncompleteError: shards are missing.
         """
-        if self.missing:
+        if self.missing and not self.partial:
             raise IncompleteError(
                 f"{self.name} has {len(self.receipts)} of {len(self.shards)} shards; run the same `vitrine extract` again "
                 "to finish it, or pass --partial to answer from what is there."

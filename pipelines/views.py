@@ -14,7 +14,7 @@ import struct
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from jaxtyping import UInt8
@@ -40,13 +40,13 @@ ReasonCode = Literal[
 Fit = Literal["squash", "crop"]
 MAX_IMAGE_BYTES = 256 << 20
 MAX_IMAGE_PIXELS = 100_000_000
-# Pillow's own check, which `crop` passes through, warns from 89 million pixels on.
-MAX_TILE_PIXELS = 1 << 26
+MAX_TILE_PIXELS = 1 << 26  # below the 89 million at which Pillow's `crop` warns
 _NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 _TAIL_BYTES = 1024
 _MAX_PNG_CHUNKS = 10_000
 
-_Decoder = Callable[[IO[bytes], str], ImageFile.ImageFile]
+BinaryFile: TypeAlias = io.BytesIO | io.BufferedReader
+_Decoder = Callable[[BinaryFile, str], ImageFile.ImageFile]
 # Pillow's own sniffing tries every registered format, and warns of large images; here each decoder is named.
 _DECODERS: dict[str, tuple[tuple[bytes, ...], _Decoder]] = {
     "JPEG": ((b"\xff\xd8\xff",), JpegImagePlugin.JpegImageFile),
@@ -144,11 +144,11 @@ def read_image_bytes(root: Path, uri: str) -> bytes:
     with open_image_file(root, uri) as file:
         data = file.read(MAX_IMAGE_BYTES + 1)
     if len(data) > MAX_IMAGE_BYTES:
-        raise UnreadableImageError("too_large", uri, f"over {MAX_IMAGE_BYTES} bytes")
+        raise UnreadableImageError("too_large", uri)
     return data
 
 
-def open_image_header(file: IO[bytes], uri: str) -> ImageFile.ImageFile:
+def open_image_header(file: BinaryFile, uri: str) -> ImageFile.ImageFile:
     """Read an image's header: nothing is decoded, and too many pixels are refused.
 
     Args:
@@ -181,7 +181,7 @@ def _format_name(prefix: bytes) -> str | None:
 
 
 @contextmanager
-def decoding(file: IO[bytes], uri: str, name: str) -> Iterator[None]:
+def decoding(file: BinaryFile, uri: str, name: str) -> Iterator[None]:
     """While a decoder of format `name` works on `file`: give what hostile bytes make it raise a reason code.
 
     Raises:
@@ -202,7 +202,7 @@ def decoding(file: IO[bytes], uri: str, name: str) -> Iterator[None]:
         raise UnreadableImageError("truncated" if cut else "corrupt", uri, f"{name}: {error}") from error
 
 
-def _is_cut_short(file: IO[bytes], name: str) -> bool:
+def _is_cut_short(file: BinaryFile, name: str) -> bool:
     """Whether the format's end marker, or the length that its header states, is missing."""
     size_bytes = file.seek(0, os.SEEK_END)
     file.seek(0)
@@ -217,7 +217,7 @@ def _is_cut_short(file: IO[bytes], name: str) -> bool:
     return stated > size_bytes
 
 
-def oriented_size(file: IO[bytes], uri: str) -> tuple[int, int]:
+def oriented_size(file: BinaryFile, uri: str) -> tuple[int, int]:
     """The (width, height) that `decode_image` will give, from the header alone wherever that can be told.
 
     Raises:
@@ -231,7 +231,7 @@ def oriented_size(file: IO[bytes], uri: str) -> tuple[int, int]:
     return (height, width) if _orientation(image) >= 5 else (width, height)
 
 
-def _has_late_metadata(file: IO[bytes]) -> bool:
+def _has_late_metadata(file: BinaryFile) -> bool:
     """Whether a PNG states metadata after its pixels, where only decoding would find an orientation."""
     found = seen_pixels = False
     position = file.tell()
@@ -326,7 +326,7 @@ def resize_target(transform: Mapping[str, str] | None) -> tuple[int, int] | None
         parameters: Any = json.loads(text)
         width, height = parameters["width"], parameters["height"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ManifestError(f"resize needs {{'width', 'height'}} in pixels, as JSON; got {text[:200]!r}.") from error
+        raise ManifestError(f"resize needs {{'width', 'height'}} as JSON; got {str(text)[:99]!r}.") from error
     if not (type(width) is int and type(height) is int and width > 0 < height and width * height <= MAX_IMAGE_PIXELS):
         raise ManifestError(f"resize to {width!r} x {height!r}: both must be whole, at most {MAX_IMAGE_PIXELS} pixels.")
     return width, height

@@ -1,11 +1,44 @@
-"""`vitrine`, also as `python -m vitrine`."""
+"""`vitrine`, also as `python -m vitrine`: one line and an exit code for everything that goes wrong."""
+
+import os
+import sys
+import traceback
 
 from vitrine.cli import app
+from vitrine.exits import FAILED, INTERRUPTED, USAGE, one_line, status_of
 
 
 def main() -> None:
-    """Run the command line."""
-    app()
+    """Run the command line, and leave with its exit code."""
+    sys.exit(_run(sys.argv[1:]))
+
+
+def _run(arguments: list[str]) -> int:
+    try:
+        # Typer returns the code of typer.Exit, and raises everything else.
+        return int(app(arguments, prog_name="vitrine", standalone_mode=False) or 0)
+    except KeyboardInterrupt:
+        _say("interrupted; run the same command to go on")
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader went away, as `| head` does; nobody is left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except Exception as error:  # the last line of defence: nothing that a user types ends in a traceback
+        if os.environ.get("VITRINE_DEBUG"):
+            traceback.print_exc()
+        message = getattr(error, "format_message", None)
+        if message is not None:
+            context = getattr(error, "ctx", None)
+            command = getattr(context, "command_path", "vitrine")
+            _say(f"error: {one_line(message())} See `{command} --help`.")
+            return USAGE
+        _say(f"error: {one_line(str(error)) or type(error).__name__}")
+        return status_of(error)
+
+
+def _say(line: str) -> None:
+    print(f"vitrine: {line}", file=sys.stderr)
 
 
 if __name__ == "__main__":

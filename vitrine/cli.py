@@ -1,21 +1,19 @@
-"""thin"""
-from pathlib import Path
-import typer, json
-app = typer.Typer()
+"""The command line: parse, call one function, show. Commands import what they need when they are called."""
 
-@app.command()
-def extract(dataset: str, model: str = "demo", store: str = typer.Option(...), tile: int | None = None, workers: int = 1, fit: str = "squash") -> None:
-    from pipelines.backbones import resolve_backbone
-    from pipelines.datasets import DatasetOptions, open_dataset
-    from pipelines.beam_engine import BeamEngine
-    from pipelines.plan import ExtractionSettings
-    from pipelines.run import prepare_extraction, run_extraction
-    ds = open_dataset(dataset, options=DatasetOptions(tile=tile))
-    prepared = prepare_extraction(ds, resolve_backbone(model, fit=fit), ExtractionSettings(), store=store, workers=workers)
-    print(json.dumps(run_extraction(prepared, BeamEngine(), workers=workers).to_json(), indent=1))
+import typer
 
-@app.command()
-def knn(store: str, k: int = 1, metric: str = "cosine", features: str | None = None) -> None:
-    from evaluators.knn import KnnParameters, evaluate_knn
-    from feature_store import open_store
-    print(json.dumps(evaluate_knn(open_store(store).features(features), KnnParameters(k=k, metric=metric)).to_json(), indent=1))
+from vitrine.demo_command import demo
+from vitrine.extract_command import extract
+from vitrine.probe_commands import knn, linear, prune, variance
+from vitrine.store_commands import ls, results, show
+
+app = typer.Typer(
+    help="Frozen ViT features in a crash-proof store: extract once, answer every later question from the store alone.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (extract, ls, show, variance, prune, knn, linear, results, demo):
+    app.command()(command)

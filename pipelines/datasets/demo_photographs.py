@@ -98,26 +98,26 @@ CLASSES: tuple[SceneClass, ...] = (
     _ground("tissue", "ihc.png", (512, 512), (200, 150, 90), (0.9, 1.4)),
     _ground("stars", "hubble_deep_field.jpg", (1000, 872), (20, 20, 80), (0.6, 1.2)),
     SceneClass(
-        name="coin", photograph="coins.png", shape="disc", diameter_px=(52, 88), turn_degrees=180,
+        name="coin", photograph="coins.png", shape="disc", diameter_px=(52, 88), turn_degrees=180.0,
         train=_coins(_COINS_ABOVE), test=_coins(_COINS_BELOW), colour=(230, 200, 60),
     ),
     SceneClass(
-        name="cat", photograph="chelsea.png", shape="blob", diameter_px=(80, 130), turn_degrees=20,
+        name="cat", photograph="chelsea.png", shape="blob", diameter_px=(80, 130), turn_degrees=20.0,
         train=(Box(x=48, y=5, width=164, height=190),), test=(Box(x=214, y=20, width=136, height=220),),
         colour=(240, 130, 40),
     ),
     SceneClass(
-        name="wheel", photograph="motorcycle_left.png", shape="disc", diameter_px=(72, 112), turn_degrees=180,
+        name="wheel", photograph="motorcycle_left.png", shape="disc", diameter_px=(72, 112), turn_degrees=180.0,
         train=(Box(x=518, y=286, width=168, height=168),), test=(Box(x=122, y=240, width=160, height=160),),
         colour=(120, 60, 160),
     ),
     SceneClass(
-        name="print", photograph="page.png", shape="sheet", diameter_px=(84, 130), turn_degrees=30,
+        name="print", photograph="page.png", shape="sheet", diameter_px=(84, 130), turn_degrees=30.0,
         train=(Box(x=0, y=0, width=188, height=140),), test=(Box(x=196, y=0, width=188, height=140),),
         colour=(235, 235, 235),
     ),
     SceneClass(
-        name="retina", photograph="retina.jpg", shape="disc", diameter_px=(64, 110), turn_degrees=180,
+        name="retina", photograph="retina.jpg", shape="disc", diameter_px=(64, 110), turn_degrees=180.0,
         train=tuple(Box(x=250, y=y, width=440, height=440) for y in (260, 480, 700)),
         test=tuple(Box(x=720, y=y, width=440, height=440) for y in (260, 480, 700)),
         colour=(220, 80, 60),

@@ -47,8 +47,9 @@ _EDGE_PX = 2
 _GROUNDS = tuple(index for index, scene_class in enumerate(CLASSES) if scene_class.shape == "ground")
 _THINGS = tuple(index for index, scene_class in enumerate(CLASSES) if scene_class.shape != "ground")
 
-Pixels: TypeAlias = UInt8[np.ndarray, "height width 3"]
-Inside: TypeAlias = Bool[np.ndarray, "height width"]
+# Nameless axes: one function handles photographs, parts and scenes, each of its own size.
+Pixels: TypeAlias = UInt8[np.ndarray, "_ _ 3"]
+Inside: TypeAlias = Bool[np.ndarray, "_ _"]
 
 
 @dataclass(frozen=True, kw_only=True)

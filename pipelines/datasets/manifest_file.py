@@ -110,7 +110,9 @@ def _checked(path: Path, batch: pa.RecordBatch) -> pa.RecordBatch:
             raise ManifestError(
                 f"{path}: column {name!r} has type {column.type}, which does not become {wanted} ({error}). Cast it."
             ) from error
-    return pa.RecordBatch.from_arrays(columns, names=batch.schema.names)
+    checked = pa.RecordBatch.from_arrays(columns, names=batch.schema.names)
+    checked.validate(full=True)  # text that is not UTF-8, which Parquet readers let pass
+    return checked
 
 
 def _check_texts(path: Path, name: str, column: pa.Array) -> None:

@@ -18,6 +18,7 @@ from feature_store.manifest import DatasetSpec
 from pipelines.views import UnreadableImageError, decoding, open_image_file, open_image_header, resize_target, tile_box
 
 Mask: TypeAlias = UInt8[np.ndarray, "height width"] | UInt16[np.ndarray, "height width"]
+ViewMask: TypeAlias = UInt8[np.ndarray, "view_height view_width"] | UInt16[np.ndarray, "view_height view_width"]
 MASK_SUFFIXES = (".png", ".tif", ".tiff")
 _MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")
 _BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262
@@ -114,7 +115,7 @@ def check_mask_values(mask: Mask, uri: str, spec: DatasetSpec) -> None:
 
 def cut_mask(
     mask: Mask, tile: Mapping[str, int] | None, transform: Mapping[str, str] | None, *, void: int | None
-) -> Mask:
+) -> ViewMask:
     """A mask cut as `pipelines.views.cut_view` cuts its image; a resize takes the nearest pixel.
 
     Args:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from jaxtyping import TypeCheckError
 from PIL import Image
 
 from feature_store.errors import ManifestError
@@ -136,13 +137,14 @@ def test_bare_folder_is_met_with_the_likely_meaning(tmp_path: Path) -> None:
     [
         ({"tile": 0}, "tile=0: it must be at least 1"),
         ({"limit_per_split": -1}, "limit_per_split=-1: it must be at least 1"),
-        ({"tile_fit": "stretch"}, "use 'refuse', 'pad' or 'resize'"),
-        ({"content_key": "md5"}, "use 'sha256' or 'stat'"),
+        ({"tile_fit": "stretch"}, "'refuse', 'pad'"),
+        ({"content_key": "md5"}, "'sha256'"),
         ({"void": 70000}, "values from 0 to 65535"),
     ],
 )
 def test_impossible_options_are_refused(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ManifestError, match=message):
+    # Where annotations are checked while tests run, jaxtyping is the first to refuse a word that is not in the list.
+    with pytest.raises((ManifestError, TypeCheckError), match=message):
         DatasetOptions(**options)
 
 

@@ -144,6 +144,9 @@ def test_missing_image_keeps_its_row(folder: Path) -> None:
         ({"uri": ["a.png"], "label": ["cat"]}, {}, "column 'label' has type .* does not become int32"),
         ({"uri": ["a.png"], "mask_uri": ["mask.png"]}, {}, "masks need class names"),
         ({"uri": ["a.png"], "split": ["x" * (MAX_TEXT + 1)]}, {}, "a text in column 'split' has 4097 bytes"),
+        ({"uri": pa.array([b"\xff.png"]).view(pa.string())}, {}, "cannot be read as Parquet: .*UTF8"),
+        ({"uri": ["a.png"], "tile": [{"x": None, "y": 0, "width": 1, "height": 1}]}, {}, "must be positive"),
+        ({"uri": ["a.png"], "transform": [{"name": "resize", "parameters": None}]}, {}, "got 'None'"),
         (
             {"uri": ["a.png"], "transform": [{"name": "resize", "parameters": " " * (MAX_TEXT + 1)}]},
             {},

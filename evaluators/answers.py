@@ -1,0 +1,104 @@
+"""Asking once: results are kept in the store under the digest of everything that decides them.
+
+An answer is computed when the store has none, or when a fresh one is asked for; then it says whether it changed.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+from feature_store import FeatureSet, Selection
+from feature_store.results import read_result, result_digest, write_result
+
+
+class Result(Protocol):
+    """A result record."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as JSON values."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """A result, and where it came from.
+
+    Attributes:
+        evaluator: its name.
+        result: the record as JSON values.
+        digest: of the key; None for an answer from a part of a feature set, which is not kept.
+        cached: whether it was read from the store.
+        changed: whether a fresh result differs from the stored one; None where there was nothing to compare with.
+    """
+
+    evaluator: str
+    result: Mapping[str, Any]
+    digest: str | None
+    cached: bool
+    changed: bool | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """What is asked of a feature set.
+
+    Attributes:
+        key: everything that decides the result: inputs by digest, the evaluator with its revision, and its parameters.
+        about: the names that a reader knows the inputs by; they decide nothing.
+    """
+
+    key: Mapping[str, Any]
+    about: Mapping[str, Any]
+
+
+def question(
+    features: FeatureSet, evaluator: str, revision: int, parameters: Any, selection: Selection | None = None
+) -> Question:
+    """The question that `evaluator` answers with these parameters (a dataclass) and this selection."""
+    return Question(
+        key={
+            "feature_set": features.digest,
+            "annotations": features.dataset.annotations_digest,
+            "selection": None if selection is None else selection.digest,
+            "evaluator": evaluator,
+            "revision": revision,
+            "parameters": _plain(asdict(parameters)),
+        },
+        about={
+            "features": features.name,
+            "model": features.spec.title,
+            "selection": None if selection is None else selection.name,
+        },
+    )
+
+
+def ask(features: FeatureSet, asked: Question, compute: Callable[[], Result], *, fresh: bool = False) -> Answer:
+    """The stored answer to a question, or a computed one, which is then stored.
+
+    Args:
+        features: what the question is about.
+        asked: from `question`.
+        compute: makes the record.
+        fresh: compute even where an answer is stored, and say whether the numbers changed.
+    """
+    evaluator = str(asked.key["evaluator"])
+    if features.missing:
+        result = {**asked.about, **_plain(compute().to_json())}
+        return Answer(evaluator=evaluator, result=result, digest=None, cached=False)
+    stored = read_result(features.root, evaluator, asked.key)
+    if stored is not None and not fresh:
+        return Answer(
+            evaluator=evaluator, result={**stored, **asked.about}, digest=result_digest(asked.key), cached=True
+        )
+    result = {**asked.about, **_plain(compute().to_json())}
+    digest = write_result(features.root, evaluator, asked.key, result)
+    changed = None if stored is None else {**stored, **asked.about} != result
+    return Answer(evaluator=evaluator, result=result, digest=digest, cached=False, changed=changed)
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists, so that what is computed equals what is read back."""
+    if isinstance(value, Mapping):
+        return {str(name): _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value

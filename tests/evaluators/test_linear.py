@@ -1,0 +1,263 @@
+"""Logistic regression against scikit-learn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
+
+from evaluators import linear
+from evaluators.linear import LinearModel, fit, fit_path, fit_streamed, log_losses, predict
+
+STRENGTHS = [1e-1, 1e-3, 1e-5]
+
+
+def tokens(rows: int, *, features: int = 20, n_classes: int = 4, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Correlated features of unequal scale and overlapping, unbalanced classes, much as patch tokens are."""
+    world = np.random.default_rng(0)
+    mixing = world.normal(size=(features, features)) * np.geomspace(2, 0.05, features)[:, None]
+    centres = world.normal(size=(n_classes, features))
+    rng = np.random.default_rng(seed)
+    shares = 0.5 ** np.arange(n_classes)
+    labels = rng.choice(n_classes, size=rows, p=shares / shares.sum())
+    values = (rng.normal(size=(rows, features)) + centres[labels]) @ mixing + 0.5
+    return values.astype(np.float32), labels.astype(np.int64)
+
+
+def penalised_loss(model: LinearModel, features: np.ndarray, labels: np.ndarray) -> float:
+    logits = features.astype(np.float64) @ model.weights.astype(np.float64) + model.bias
+    logits -= logits.max(axis=1, keepdims=True)
+    shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    penalty = model.l2 / 2 * (model.weights.astype(np.float64) ** 2).sum()
+    return float(log_loss(labels, shares, labels=np.arange(model.weights.shape[1])) + penalty)
+
+
+def assert_same_model(left: LinearModel, right: LinearModel, *, atol: float) -> None:
+    np.testing.assert_allclose(left.weights, right.weights, atol=atol)
+    np.testing.assert_allclose(left.bias, right.bias, atol=atol)
+
+
+def in_blocks(features: np.ndarray, labels: np.ndarray, size: int) -> Callable[[int], Iterator[tuple[np.ndarray, ...]]]:
+    return lambda epoch: (
+        (features[start : start + size], labels[start : start + size]) for start in range(0, len(labels), size)
+    )
+
+
+@pytest.mark.parametrize("l2", STRENGTHS)
+@pytest.mark.parametrize("shift", [0, 3])
+def test_a_fit_is_that_of_scikit_learn(l2: float, shift: float) -> None:
+    features, labels = tokens(3_000)
+    features += np.float32(shift)
+    oracle = LogisticRegression(C=1 / (len(labels) * l2), tol=1e-9, max_iter=10_000).fit(
+        features.astype(np.float64), labels
+    )
+    model = fit(features, labels, n_classes=4, l2=l2, tolerance=1e-11)
+    weights = oracle.coef_.T - oracle.coef_.T.mean(axis=1, keepdims=True)
+    bias = oracle.intercept_ - oracle.intercept_.mean()
+    scale = np.abs(weights).max()
+    np.testing.assert_allclose(model.weights, weights, atol=1e-3 * scale)
+    np.testing.assert_allclose(model.bias, bias, atol=3e-3 * scale)
+    theirs = replace(model, weights=oracle.coef_.T, bias=oracle.intercept_)
+    assert model.loss == pytest.approx(penalised_loss(model, features, labels), rel=1e-5)
+    assert model.loss <= penalised_loss(theirs, features, labels) * (1 + 1e-6)
+
+
+def test_double_precision_features_are_fitted_in_double_precision() -> None:
+    features, labels = tokens(1_000)
+    wide = features.astype(np.float64)
+    oracle = LogisticRegression(C=1 / (len(labels) * 1e-3), tol=1e-12, max_iter=10_000).fit(wide, labels)
+    model = fit(wide, labels, n_classes=4, l2=1e-3, tolerance=1e-14)
+    np.testing.assert_allclose(model.weights, oracle.coef_.T - oracle.coef_.T.mean(axis=1, keepdims=True), atol=2e-5)
+
+
+def test_a_path_is_the_fits_of_its_strengths_in_the_order_given() -> None:
+    features, labels = tokens(2_000)
+    strengths = [STRENGTHS[1], STRENGTHS[2], STRENGTHS[0]]
+    path = fit_path(features, labels, n_classes=4, l2s=strengths, tolerance=1e-9)
+    assert [model.l2 for model in path] == strengths
+    for model in path:
+        alone = fit(features, labels, n_classes=4, l2=model.l2, tolerance=1e-9)
+        assert model.converged
+        assert model.loss == pytest.approx(alone.loss, rel=1e-6)
+        assert_same_model(model, alone, atol=1e-2 * float(np.abs(alone.weights).max()))
+
+
+def test_a_fit_is_the_same_every_time() -> None:
+    features, labels = tokens(2_000)
+    first, second = (fit(features, labels, n_classes=4, l2=1e-3) for _ in range(2))
+    assert_same_model(first, second, atol=0)
+    assert first.loss == second.loss
+
+
+def test_absent_classes_change_nothing_and_are_never_predicted() -> None:
+    features, labels = tokens(1_500, n_classes=3)
+    spread_out = np.array([1, 4, 6])[labels]
+    model = fit(features, spread_out, n_classes=8, l2=1e-3)
+    compact = fit(features, labels, n_classes=3, l2=1e-3)
+    np.testing.assert_array_equal(model.weights[:, [1, 4, 6]], compact.weights)
+    np.testing.assert_array_equal(model.bias[[1, 4, 6]], compact.bias)
+    np.testing.assert_array_equal(model.weights[:, [0, 2, 3, 5, 7]], 0)
+    np.testing.assert_array_equal(predict(model, features * 100), np.array([1, 4, 6])[predict(compact, features * 100)])
+    assert np.isfinite(model.bias).all()
+    np.testing.assert_array_equal(
+        log_losses(model, features, spread_out), log_losses(compact, features, labels)
+    )
+
+
+def test_one_class_alone_is_always_predicted() -> None:
+    features, _ = tokens(50)
+    model = fit(features, np.full(50, 2), n_classes=4, l2=1e-3)
+    assert (model.loss, model.iterations, model.converged) == (0, 0, True)
+    np.testing.assert_array_equal(predict(model, features), 2)
+
+
+def test_classes_that_a_line_separates_are_fitted() -> None:
+    features = np.array([[-1.0], [-2.0], [1.0], [2.0]], dtype=np.float32)
+    labels = np.array([0, 0, 1, 1])
+    model = fit(features, labels, n_classes=2, l2=1e-6)
+    assert model.converged
+    np.testing.assert_array_equal(predict(model, features), labels)
+
+
+def test_constant_and_repeated_features_do_no_harm() -> None:
+    features, labels = tokens(800, features=6)
+    doubled = np.concatenate([features, features, np.ones((800, 1), dtype=np.float32)], axis=1)
+    # Two equal columns share a weight w as w/2 + w/2, at half the penalty: the fit of one column with half the l2.
+    model = fit(doubled, labels, n_classes=4, l2=1e-2, tolerance=1e-10)
+    single = fit(features, labels, n_classes=4, l2=5e-3, tolerance=1e-10)
+    assert model.loss == pytest.approx(single.loss, rel=1e-6)
+    np.testing.assert_allclose(model.weights[:6] + model.weights[6:12], single.weights, atol=1e-3)
+
+
+def test_a_start_at_the_solution_takes_no_step() -> None:
+    features, labels = tokens(2_000)
+    solution = fit(features, labels, n_classes=5, l2=1e-3, tolerance=1e-7)
+    again = fit(features, labels, n_classes=5, l2=1e-3, tolerance=1e-5, start=solution)
+    assert again.iterations == 0
+    assert_same_model(again, solution, atol=1e-5)
+
+
+def test_a_bound_on_the_iterations_is_kept_and_told() -> None:
+    features, labels = tokens(2_000)
+    model = fit(features, labels, n_classes=4, l2=1e-5, tolerance=1e-10, max_iterations=2)
+    assert model.iterations == 2
+    assert not model.converged
+    assert model.loss == pytest.approx(penalised_loss(model, features, labels), rel=1e-5)
+
+
+@pytest.mark.parametrize("block_rows", [20_000, 5_000, 700])
+@pytest.mark.parametrize("l2", STRENGTHS)
+def test_mini_batches_come_within_half_a_point_of_the_fit_in_memory(
+    block_rows: int, l2: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(linear, "_BATCH_ROWS", 512)
+    features, labels = tokens(20_000)
+    held_features, held_labels = tokens(10_000, seed=1)
+    in_memory = fit(features, labels, n_classes=6, l2=l2)
+    streamed = fit_streamed(in_blocks(features, labels, block_rows), n_features=20, n_classes=6, l2=l2)
+    right = [(predict(model, held_features) == held_labels).mean() for model in (in_memory, streamed)]
+    assert abs(right[0] - right[1]) <= 0.005
+    assert in_memory.loss - 1e-6 <= streamed.loss <= in_memory.loss * 1.01
+    assert streamed.loss == pytest.approx(penalised_loss(streamed, features, labels), rel=1e-5)
+
+
+def test_mini_batches_are_the_same_for_a_seed_and_differ_between_seeds() -> None:
+    features, labels = tokens(9_000)
+    blocks = in_blocks(features, labels, 4_000)
+    first, second, other = (
+        fit_streamed(blocks, n_features=20, n_classes=4, l2=1e-3, epochs=1, seed=seed) for seed in (3, 3, 4)
+    )
+    assert_same_model(first, second, atol=0)
+    assert not np.array_equal(first.weights, other.weights)
+
+
+def test_each_epoch_asks_for_its_blocks_and_holds_one_at_a_time() -> None:
+    features, labels = tokens(1_000)
+    asked: list[int] = []
+    alive = most = 0
+
+    class Counted(np.ndarray):
+        """A block that is counted while anything refers to its memory."""
+
+        def __del__(self) -> None:
+            nonlocal alive
+            alive -= 1
+
+    def blocks(epoch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        nonlocal alive, most
+        asked.append(epoch)
+        for start in range(0, 1_000, 100):
+            alive += 1
+            most = max(most, alive)
+            yield features[start : start + 100].copy().view(Counted), labels[start : start + 100]
+
+    fit_streamed(blocks, n_features=20, n_classes=4, l2=1e-3, epochs=2)
+    assert asked == [0, 1, 2, 3]
+    assert most <= 2  # the one in hand, and the next while it is made
+
+
+def test_predict_breaks_ties_towards_the_lower_class() -> None:
+    model = LinearModel(
+        weights=np.zeros((2, 3), dtype=np.float32),
+        bias=np.array([0, 1, 1], dtype=np.float32),
+        l2=1,
+        iterations=0,
+        loss=0,
+        converged=True,
+    )
+    np.testing.assert_array_equal(predict(model, np.ones((4, 2), dtype=np.float32)), 1)
+
+
+def test_log_losses_are_those_of_scikit_learn() -> None:
+    features, labels = tokens(500)
+    model = fit(features, labels, n_classes=4, l2=1e-2)
+    unpenalised = penalised_loss(replace(model, l2=0.0), features, labels)
+    assert log_losses(model, features, labels).mean(dtype=np.float64) == pytest.approx(unpenalised, rel=1e-5)
+    assert model.loss == pytest.approx(unpenalised + 5e-3 * float((model.weights**2).sum()), rel=1e-5)
+
+
+def test_read_only_rows_are_fitted_without_a_warning() -> None:
+    features, labels = tokens(300)
+    expected = fit(features, labels, n_classes=4, l2=1e-2)
+    features.flags.writeable = labels.flags.writeable = False
+    assert_same_model(fit(features, labels, n_classes=4, l2=1e-2), expected, atol=0)
+    predict(expected, features)
+
+
+def test_rows_and_labels_that_do_not_fit_are_refused() -> None:
+    features, labels = tokens(10)
+    with pytest.raises(ValueError, match="10 rows of features with 9 labels"):
+        fit(features, labels[:9], n_classes=4, l2=1)
+    with pytest.raises(ValueError, match="0 rows of features with 0 labels"):
+        fit(features[:0], labels[:0], n_classes=4, l2=1)
+    with pytest.raises(ValueError, match="with 2 classes they must lie in"):
+        fit(features, np.full(10, 2), n_classes=2, l2=1)
+    with pytest.raises(ValueError, match="with 2 classes they must lie in"):
+        fit_streamed(in_blocks(features, np.full(10, -1), 5), n_features=20, n_classes=2, l2=1)
+    with pytest.raises(ValueError, match="there are 0 rows"):
+        fit_streamed(lambda _: [], n_features=20, n_classes=2, l2=1)
+
+
+@pytest.mark.parametrize("strengths", [[], [1e-3, 0.0], [-1.0]])
+def test_strengths_without_a_best_fit_are_refused(strengths: list[float]) -> None:
+    features, labels = tokens(10)
+    with pytest.raises(ValueError, match="each above 0"):
+        fit_path(features, labels, n_classes=4, l2s=strengths)
+
+
+def test_no_epoch_is_refused() -> None:
+    features, labels = tokens(10)
+    with pytest.raises(ValueError, match="epochs is 0"):
+        fit_streamed(in_blocks(features, labels, 5), n_features=20, n_classes=4, l2=1, epochs=0)
+
+
+def test_the_number_of_threads_is_left_alone() -> None:
+    threads = torch.get_num_threads()
+    features, labels = tokens(300)
+    fit(features, labels, n_classes=4, l2=1e-2)
+    assert torch.get_num_threads() == threads

@@ -1,0 +1,82 @@
+"""L-BFGS in lockstep against closed forms and SciPy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from scipy.optimize import minimize
+from torch import Tensor
+
+from evaluators.lockstep import Evaluation, Problem, minimise
+
+SCALES = torch.logspace(-3, 3, 8, dtype=torch.float64)[None]
+TARGET = torch.arange(8, dtype=torch.float64)[None]
+
+
+def bowl(point: Tensor) -> Evaluation:
+    """A quadratic of condition 1e6 with its minimum, 1, at TARGET."""
+    away = point - TARGET
+    return Evaluation(loss=1 + float((SCALES * away**2).sum()) / 2, gradient=SCALES * away, solve=None)
+
+
+def funnel(point: Tensor) -> Evaluation:
+    """A convex function that is no quadratic: the sum of cosh(s x - 1)."""
+    inner = SCALES.sqrt() * point - 1
+    return Evaluation(loss=float(inner.cosh().sum()), gradient=SCALES.sqrt() * inner.sinh(), solve=None)
+
+
+def run(problems: Sequence[Problem], functions: Sequence[object], max_iterations: int = 300) -> list[list[int]]:
+    asked: list[list[int]] = []
+
+    def evaluate(active: Sequence[int], points: Tensor) -> list[Evaluation]:
+        asked.append(list(active))
+        return [functions[i](point) for i, point in zip(active, points, strict=True)]  # type: ignore[operator]
+
+    minimise(problems, evaluate, max_iterations=max_iterations)
+    return asked
+
+
+def test_problems_of_different_difficulty_each_find_their_minimum() -> None:
+    problems = [Problem(torch.zeros_like(TARGET), tolerance=1e-14) for _ in range(2)]
+    asked = run(problems, [bowl, funnel])
+    assert [problem.converged for problem in problems] == [True, True]
+    torch.testing.assert_close(problems[0].point, TARGET, rtol=0, atol=1e-4)
+    found = minimize(lambda x: np.cosh(SCALES.sqrt().numpy() * x - 1).sum(), np.zeros(8), method="BFGS")
+    assert problems[1].loss <= found.fun + 1e-9
+    assert asked[0] == [0, 1]
+    assert len(asked[-1]) == 1  # the one that converged first is asked no more
+
+
+def test_the_inverse_curvature_makes_one_step_of_a_quadratic() -> None:
+    problem = Problem(torch.zeros_like(TARGET), tolerance=1e-14)
+
+    def newton(point: Tensor) -> Evaluation:
+        plain = bowl(point)
+        return Evaluation(loss=plain.loss, gradient=plain.gradient, solve=lambda gradient: gradient / SCALES)
+
+    run([problem], [newton])
+    assert problem.iterations == 1
+    torch.testing.assert_close(problem.point, TARGET)
+
+
+def test_a_bound_on_the_iterations_stops_before_convergence() -> None:
+    problem = Problem(torch.zeros_like(TARGET), tolerance=1e-14)
+    run([problem], [funnel], max_iterations=3)
+    assert problem.iterations == 3
+    assert not problem.converged
+
+
+def test_a_start_at_the_minimum_is_converged_without_a_step() -> None:
+    problem = Problem(TARGET.clone(), tolerance=1e-14)
+    run([problem], [bowl])
+    assert (problem.iterations, problem.converged) == (0, True)
+
+
+def test_a_gradient_that_points_nowhere_ends_as_not_converged() -> None:
+    # The loss rises along its own negative gradient: only a wrong function does that, and it must not run for ever.
+    problem = Problem(torch.zeros_like(TARGET), tolerance=1e-14)
+    run([problem], [lambda p: Evaluation(loss=bowl(p).loss, gradient=-bowl(p).gradient, solve=None)])
+    assert problem.done
+    assert not problem.converged

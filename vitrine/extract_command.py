@@ -1,0 +1,123 @@
+"""`vitrine extract`: a dataset through a frozen ViT into a store."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from vitrine.options import Json
+
+
+def extract(  # noqa: PLR0913 - a command's options are its arguments
+    dataset: Annotated[
+        str,
+        typer.Argument(
+            help="`images:FOLDER` (class folders, also split/class), `segmentation:FOLDER` (train/ and trainannot/ ...), "
+            "`manifest:FILE` (your own Parquet) or `demo`.",
+            show_default=False,
+        ),
+    ],
+    model: Annotated[
+        str,
+        typer.Option(
+            help="`demo`, or the name of any ViT of timm, e.g. vit_base_patch16_224.dino.", show_default=False
+        ),
+    ],
+    store: Annotated[str, typer.Option(help="The store to write: a folder or an fsspec URL.", show_default=False)],
+    weights: Annotated[
+        Path | None, typer.Option(help="A local .pth or .safetensors file; without it the hub's weights are used.")
+    ] = None,
+    tile: Annotated[
+        int | None, typer.Option(help="Cut each image into tiles of N x N pixels, every tile a row.")
+    ] = None,
+    tile_fit: Annotated[
+        str, typer.Option(help="What to do with an image that tiles do not divide: refuse, pad or resize.")
+    ] = "refuse",
+    image_size: Annotated[
+        int | None, typer.Option(help="Side of the model's input in pixels; by default its own.")
+    ] = None,
+    fit: Annotated[
+        str,
+        typer.Option(
+            help="How a view becomes the square input: `squash` it whole, `crop` its centre as the model's own evaluation "
+            "does, or `auto`: squash where there are masks, else crop."
+        ),
+    ] = "auto",
+    layers: Annotated[str, typer.Option(help="Comma-separated block numbers counted from 1, or `last`.")] = "last",
+    tokens: Annotated[str, typer.Option(help="Comma-separated among patches, cls, registers.")] = "patches,cls",
+    compute: Annotated[str, typer.Option(help="float32, bfloat16 or float16: the forward pass.")] = "float32",
+    storage: Annotated[str, typer.Option(help="float16 or float32: the stored tokens.")] = "float16",
+    batch_size: Annotated[int | None, typer.Option(help="Views of one forward pass; by default the device's.")] = None,
+    rows_per_shard: Annotated[
+        int | None, typer.Option(help="Rows that are committed together; a multiple of 8.")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Worker processes; they share the cores.")] = 1,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    name: Annotated[str | None, typer.Option(help="Name of the dataset; by default its own or its folder's.")] = None,
+    classes: Annotated[
+        str | None, typer.Option(help="Comma-separated class names, for a dataset without them.")
+    ] = None,
+    void: Annotated[int | None, typer.Option(help="The mask value that carries no class.")] = None,
+    limit_per_split: Annotated[int | None, typer.Option(help="Take only so many images of each split.")] = None,
+    content_key: Annotated[
+        str,
+        typer.Option(help="How an image is known again: sha256 of its bytes, or stat (size and time, for huge sets)."),
+    ] = "sha256",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it will cost, and stop.")] = False,
+    allow_mixed_environment: Annotated[
+        bool, typer.Option("--allow-mixed-environment", help="Go on though torch, timm or the device changed.")
+    ] = False,
+    beam_option: Annotated[
+        list[str] | None,
+        typer.Option(help="An option of Beam's own, e.g. --beam-option=--runner=FlinkRunner; repeatable."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Push a dataset through a frozen ViT, and keep its tokens in a store.
+
+    Run the same command again after an interruption: only what is missing is computed.
+
+    \b
+    vitrine extract segmentation:camvid --model demo --tile 120 --store features
+    vitrine extract images:photos --model vit_base_patch16_224.mae --weights mae_pretrain_vit_base.pth --store features
+    """
+    from pipelines.datasets import DatasetOptions, open_dataset
+    from vitrine.extraction import extract_dataset, resolve_model
+
+    options = DatasetOptions(
+        name=name,
+        tile=tile,
+        tile_fit=tile_fit,  # type: ignore[arg-type]  # checked by DatasetOptions
+        content_key=content_key,  # type: ignore[arg-type]
+        classes=tuple(classes.split(",")) if classes else None,
+        void=void,
+        limit_per_split=limit_per_split,
+    )
+    opened = open_dataset(dataset, options=options)
+    request = resolve_model(
+        model, opened, weights=weights, image_size=image_size, fit=fit, compute_dtype=compute, device=device
+    )
+    code = extract_dataset(
+        opened,
+        request,
+        _settings(layers, tokens, storage, batch_size, rows_per_shard),
+        store=store,
+        workers=workers,
+        dry_run=dry_run,
+        allow_mixed_environment=allow_mixed_environment,
+        beam_options=beam_option or (),
+        json=json,
+    )
+    raise typer.Exit(code)
+
+
+def _settings(layers: str, tokens: str, storage: str, batch_size: int | None, rows_per_shard: int | None) -> Any:
+    from pipelines.plan import ExtractionSettings
+
+    return ExtractionSettings(
+        layers=tuple(part.strip() for part in layers.split(",") if part.strip()),
+        token_kinds=tuple(part.strip() for part in tokens.split(",") if part.strip()),  # type: ignore[arg-type]
+        storage_dtype=storage,
+        batch_size=batch_size,
+        rows_per_shard=rows_per_shard,
+    )

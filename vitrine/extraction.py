@@ -1,0 +1,173 @@
+"""One extraction as a user sees it: the cost first, a bar while it runs, and a line that says what came of it."""
+
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from feature_store import open_store
+from pipelines.backbones import BackboneRequest, resolve_backbone
+from pipelines.beam_engine import BeamEngine
+from pipelines.datasets import Dataset
+from pipelines.plan import ExtractionSettings, PlanError
+from pipelines.run import Cost, Outcome, Prepared, estimate_cost, prepare_extraction, require_space, run_extraction
+from vitrine import exits
+from vitrine.output import console, duration, print_json, print_pairs, size
+from vitrine.progress import extraction_bar
+
+
+def resolve_model(
+    model: str,
+    dataset: Dataset,
+    *,
+    weights: Path | None,
+    image_size: int | None,
+    fit: str,
+    compute_dtype: str,
+    device: str,
+) -> BackboneRequest:
+    """The backbone for a dataset: `auto` choices made, everything else as `resolve_backbone` takes it.
+
+    Raises:
+        PlanError: an unknown fit or device.
+        BackboneError: an unknown model, or weights that are not there.
+    """
+    if fit not in {"auto", "squash", "crop"}:
+        raise PlanError(f"--fit {fit!r}: choose auto, squash or crop.")
+    if fit == "auto":
+        has_masks = dataset.table["mask_uri"].null_count < dataset.table.num_rows
+        fit = "squash" if has_masks else "crop"
+    return resolve_backbone(
+        model,
+        weights=weights,
+        image_size=image_size,
+        fit="squash" if fit == "squash" else "crop",
+        compute_dtype=compute_dtype,
+        device=_device(device),
+    )
+
+
+def _device(device: str) -> str:
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device.split(":")[0] not in {"cpu", "cuda"}:
+        raise PlanError(f"--device {device!r}: choose auto, cpu, cuda or cuda:N.")
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise PlanError(f"--device {device}: this machine has no CUDA device that torch can use; use --device cpu.")
+    return device
+
+
+def extract_dataset(
+    dataset: Dataset,
+    request: BackboneRequest,
+    settings: ExtractionSettings,
+    *,
+    store: str,
+    workers: int = 1,
+    dry_run: bool = False,
+    allow_mixed_environment: bool = False,
+    beam_options: Sequence[str] = (),
+    json: bool = False,
+    quiet: bool = False,
+) -> int:
+    """Plan, say the cost, run, and report; returns the exit code. `quiet` prints nothing unless it is interrupted."""
+    prepared = prepare_extraction(
+        dataset,
+        request,
+        settings,
+        store=store,
+        workers=workers,
+        allow_mixed_environment=allow_mixed_environment,
+    )
+    if prepared.done_as or not prepared.missing:
+        return _report_done(prepared, json=json, quiet=quiet)
+    cost = estimate_cost(prepared, workers=workers)
+    if not json and not quiet:
+        _print_cost(prepared, cost, settings, workers)
+    if not dry_run:
+        require_space(cost, prepared.root.url)
+        return _run(prepared, cost, BeamEngine(arguments=tuple(beam_options)), workers=workers, json=json, quiet=quiet)
+    if json:
+        print_json({"feature_set": prepared.name, "dry_run": True, **asdict(cost)})
+    return exits.DONE
+
+
+def _run(prepared: Prepared, cost: Cost, engine: BeamEngine, *, workers: int, json: bool, quiet: bool) -> int:
+    with tempfile.TemporaryDirectory(prefix="vitrine-run-") as name:
+        folder = Path(name)
+        with extraction_bar(folder, cost.rows, quiet=json or quiet):
+            outcome = run_extraction(prepared, engine, workers=workers, progress_folder=folder)
+    code = _exit_code(outcome)
+    if json:
+        print_json({**outcome.to_json(), "exit_code": code})
+    elif not quiet:
+        _print_outcome(outcome, cost)
+    if outcome.interrupted:
+        stands = outcome.committed + outcome.already
+        print(
+            f"vitrine: interrupted, {stands} of {outcome.total} shards committed; run the same command to go on",
+            file=sys.stderr,
+        )
+    return code
+
+
+def _exit_code(outcome: Outcome) -> int:
+    if outcome.interrupted:
+        return 128 + outcome.interrupted
+    return exits.INCOMPLETE if outcome.invalid or outcome.failures else exits.DONE
+
+
+def _report_done(prepared: Prepared, *, json: bool, quiet: bool) -> int:
+    name = prepared.done_as or prepared.name
+    invalid = _invalid_counts(prepared, name)
+    if json:
+        print_json({"feature_set": name, "already_done": True, "committed": 0, "invalid": invalid})
+    elif not quiet:
+        note = f"; {sum(invalid.values())} rows invalid" if invalid else ""
+        console().print(f"{name}: done already, nothing to compute{note}")
+    return exits.INCOMPLETE if invalid else exits.DONE
+
+
+def _invalid_counts(prepared: Prepared, name: str) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for entry in open_store(prepared.plan.store).features(name).invalid_rows:
+        counts[entry.reason] = counts.get(entry.reason, 0) + 1
+    return counts
+
+
+def _print_cost(prepared: Prepared, cost: Cost, settings: ExtractionSettings, workers: int) -> None:
+    spec = prepared.plan.spec
+    identity = spec.identity
+    resumed = f" ({prepared.already} of {prepared.already + cost.shards} shards stand)" if prepared.already else ""
+    print_pairs(
+        f"{prepared.name}{resumed}",
+        {
+            "model": f"{spec.title}, {identity.preprocessing['image_size']} pixels, grid {spec.grid[0]} x {spec.grid[1]}",
+            "tokens": f"{', '.join(identity.token_kinds)} of layers {', '.join(map(str, identity.layers))}, "
+            f"{spec.n_features} features, computed in {identity.compute_dtype}, stored as {identity.storage_dtype}",
+            "to compute": f"{cost.rows} rows in {cost.shards} shards, {size(cost.stored_bytes)} "
+            f"({size(cost.free_bytes)} free)",
+            "workers": f"{workers} x {prepared.plan.threads} threads, {size(cost.worker_bytes)} each, batch {spec.batch_size}",
+            "time": f"about {duration(cost.seconds)}, from one timed batch",
+        },
+    )
+
+
+def _print_outcome(outcome: Outcome, cost: Cost) -> None:
+    out = console()
+    for failure in outcome.failures:
+        out.print(f"shard {failure.shard} failed: {failure.reason}", markup=False)
+    if outcome.invalid:
+        counts = ", ".join(f"{count} {reason}" for reason, count in sorted(outcome.invalid.items()))
+        out.print(f"invalid rows: {counts} (`vitrine show` lists them)")
+    working_s = max(1e-6, outcome.seconds - outcome.start_seconds)
+    split = ", ".join(f"{name} {value:.1f} s" for name, value in outcome.split.items())
+    rate = f"{cost.rows / working_s:.1f} images/s" if outcome.committed == cost.shards else ""
+    out.print(
+        f"{outcome.feature_set}: {outcome.committed + outcome.already} of {outcome.total} shards committed "
+        f"({outcome.committed} now), {sum(outcome.invalid.values())} invalid rows, {len(outcome.failures)} failed shards; "
+        f"{duration(working_s)} {rate} ({split})"
+    )

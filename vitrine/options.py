@@ -1,0 +1,41 @@
+"""The options that several commands share, said once."""
+
+from typing import Annotated
+
+import typer
+
+Store = Annotated[
+    str, typer.Argument(help="The store: a folder or a URL such as s3://bucket/store.", show_default=False)
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else, on standard output.")]
+Features = Annotated[
+    str | None,
+    typer.Option(
+        "--features",
+        help="Which feature set, where the store has several: its name, DATASET/MODEL, MODEL, or the first digits of its "
+        "digest. `vitrine ls STORE` lists them.",
+    ),
+]
+Layer = Annotated[str, typer.Option(help="The layer: a block number counted from 1, or `last`.")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Compute even where the answer is stored, and say if it changed.")]
+Partial = Annotated[
+    bool, typer.Option("--partial", help="Answer from a feature set that lacks shards; such an answer is not kept.")
+]
+SelectionName = Annotated[
+    str | None, typer.Option("--selection", help="Use only the features of this selection; `vitrine prune` makes one.")
+]
+TokensOn = Annotated[
+    str,
+    typer.Option(
+        "--on",
+        help="What to classify: `patches` (by their masks), whole images by `cls` or by the `mean` of their patches; "
+        "`auto` takes patches where there are masks.",
+    ),
+]
+TrainSplit = Annotated[str, typer.Option(help="The split that the bank or training set is taken from.")]
+TestSplit = Annotated[str | None, typer.Option(help="The split to test on; by default test, val or validation.")]
+HoldOut = Annotated[
+    float | None,
+    typer.Option(help="Test on this share of the training images instead, for a dataset without a test split."),
+]
+Seed = Annotated[int, typer.Option(help="Seed of the images held out.")]

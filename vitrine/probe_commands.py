@@ -1,0 +1,266 @@
+"""`vitrine variance`, `prune`, `knn` and `linear`: questions that the store answers alone."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from vitrine.options import (
+    Features,
+    Fresh,
+    HoldOut,
+    Json,
+    Layer,
+    Partial,
+    Seed,
+    SelectionName,
+    Store,
+    TestSplit,
+    TokensOn,
+    TrainSplit,
+)
+
+
+def variance(  # noqa: PLR0913 - a command's options are its arguments
+    store: Store,
+    features: Features = None,
+    tokens: Annotated[str, typer.Option(help="patches, cls or registers.")] = "patches",
+    layer: Layer = "last",
+    split: Annotated[
+        str, typer.Option(help="The rows to take; `auto` is train where there is one; `all` is every row.")
+    ] = "auto",
+    top: Annotated[int, typer.Option(min=1, help="How many features the table shows.")] = 10,
+    plot: Annotated[Path | None, typer.Option(help="Write the variance spectrum as a picture to this file.")] = None,
+    fresh: Fresh = False,
+    partial: Partial = False,
+    json: Json = False,
+) -> None:
+    """The population variance of every feature over the stored tokens, highest first.
+
+    \b
+    vitrine variance features
+    vitrine variance features --top 20 --plot spectrum.png
+    """
+    from vitrine.questions import ask_variance
+    from vitrine.output import print_json, print_table
+
+    found = _open(store, features, partial)
+    answer = ask_variance(found, kind=tokens, layer=layer, split=None if split == "all" else split, fresh=fresh)
+    if plot is not None:
+        from vitrine.pictures import draw_spectrum
+
+        draw_spectrum(answer.result["variance"], title=f"{found.spec.title}, {found.dataset.spec.name}", path=plot)
+    if json:
+        print_json({**answer.result, **_about_answer(answer)})
+        return
+    order, values = answer.result["order"], answer.result["variance"]
+    total = sum(values)
+    rows, share = [], 0.0
+    for rank, feature in enumerate(order[:top], 1):
+        share += values[feature] / total if total else 0.0
+        rows.append((rank, feature, values[feature], answer.result["mean"][feature], f"{share:.1%}"))
+    print_table(
+        f"{found.name}: variance over {answer.result['n_tokens']} tokens of split {answer.result['split'] or '(all)'}",
+        ("rank", "feature", "variance", "mean", "share so far"),
+        rows,
+    )
+    _print_origin(answer)
+
+
+def prune(  # noqa: PLR0913 - a command's options are its arguments
+    store: Store,
+    name: Annotated[str, typer.Option(help="What to call the selection.", show_default=False)],
+    drop_top_variance: Annotated[
+        int | None, typer.Option(help="Drop the M features of highest variance over the training tokens.")
+    ] = None,
+    drop: Annotated[Path | None, typer.Option(help="Drop the features listed in this file, one number a line.")] = None,
+    drop_random: Annotated[int | None, typer.Option(help="Drop M features at random: the control.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of --drop-random.")] = 0,
+    features: Features = None,
+    tokens: Annotated[str, typer.Option(help="patches, cls or registers: where the variance is taken.")] = "patches",
+    layer: Layer = "last",
+    json: Json = False,
+) -> None:
+    """Make a selection: a stored choice of features, usable on any feature set of the same weights.
+
+    \b
+    vitrine prune features --drop-top-variance 200 --name no200
+    vitrine prune features --drop-random 200 --seed 1 --name random200
+    vitrine knn features --selection no200
+    """
+    from vitrine.questions import make_selection
+    from vitrine.output import console, print_json
+
+    found = _open(store, features, partial=False)
+    selection = make_selection(
+        found,
+        name=name,
+        drop_top_variance=drop_top_variance,
+        drop=drop,
+        drop_random=drop_random,
+        seed=seed,
+        kind=tokens,
+        layer=layer,
+    )
+    dropped = sorted(set(range(selection.width)) - set(selection.features))
+    if json:
+        print_json(
+            {
+                "name": selection.name,
+                "digest": selection.digest,
+                "kept": len(selection.features),
+                "width": selection.width,
+                "dropped": dropped,
+                "made_by": dict(selection.made_by),
+            }
+        )
+        return
+    shown = ", ".join(map(str, dropped[:12])) + (", ..." if len(dropped) > 12 else "")
+    console().print(
+        f"selection {selection.name}: keeps {len(selection.features)} of {selection.width} features"
+        + (f", drops {shown}" if dropped else "")
+    )
+
+
+def knn(  # noqa: PLR0913 - a command's options are its arguments
+    store: Store,
+    features: Features = None,
+    on: TokensOn = "auto",
+    k: Annotated[str, typer.Option(help="Neighbours that vote; several, as in 1,5,20, come from one search.")] = "1",
+    metric: Annotated[str, typer.Option(help="cosine, dot or l2.")] = "cosine",
+    selection: SelectionName = None,
+    standardise: Annotated[
+        bool, typer.Option("--standardise", help="Give every feature mean 0 and variance 1 over the bank first.")
+    ] = False,
+    layer: Layer = "last",
+    train_split: TrainSplit = "train",
+    test_split: TestSplit = None,
+    hold_out: HoldOut = None,
+    seed: Seed = 0,
+    backend: Annotated[str, typer.Option(help="auto, faiss or torch.")] = "auto",
+    fresh: Fresh = False,
+    partial: Partial = False,
+    json: Json = False,
+) -> None:
+    """Classify test patches or images by their nearest training tokens: exact k-NN, majority vote.
+
+    \b
+    vitrine knn features
+    vitrine knn features --k 1,5,20 --metric dot --selection no200
+    """
+    from vitrine.questions import ask_knn, subject_of
+
+    found = _open(store, features, partial)
+    subject = subject_of(on, layer, train_split, test_split, hold_out, seed)
+    ks = _numbers(k, int, "--k")
+    start = time.perf_counter()
+    answers = ask_knn(
+        found,
+        subject,
+        ks=ks,
+        metric=metric,
+        standardise=standardise,
+        selection=selection,
+        backend=backend,
+        fresh=fresh,
+    )
+    _print_probe(answers, json=json, seconds=time.perf_counter() - start)
+
+
+def linear(  # noqa: PLR0913 - a command's options are its arguments
+    store: Store,
+    features: Features = None,
+    on: TokensOn = "auto",
+    selection: SelectionName = None,
+    l2: Annotated[
+        str | None, typer.Option(help="Strengths of the penalty to choose among, comma-separated; one alone is taken.")
+    ] = None,
+    layer: Layer = "last",
+    train_split: TrainSplit = "train",
+    test_split: TestSplit = None,
+    hold_out: HoldOut = None,
+    seed: Seed = 0,
+    memory: Annotated[float, typer.Option(help="GB of training tokens in memory; more are streamed.")] = 4.0,
+    fresh: Fresh = False,
+    partial: Partial = False,
+    json: Json = False,
+) -> None:
+    """Train a linear classifier on the stored training tokens, and score it on the test tokens.
+
+    Multinomial logistic regression on standardised features; the strength of its L2 penalty is chosen on images held out
+    of the training split.
+
+    \b
+    vitrine linear features
+    vitrine linear features --selection no200 --l2 0.001
+    """
+    from vitrine.questions import ask_linear, subject_of
+
+    found = _open(store, features, partial)
+    subject = subject_of(on, layer, train_split, test_split, hold_out, seed)
+    l2s = None if l2 is None else _numbers(l2, float, "--l2")
+    start = time.perf_counter()
+    answer = ask_linear(found, subject, selection=selection, l2s=l2s, memory_bytes=int(memory * 1e9), fresh=fresh)
+    _print_probe([answer], json=json, seconds=time.perf_counter() - start)
+
+
+def _open(store: str, features: str | None, partial: bool) -> Any:
+    from feature_store import open_store
+
+    return open_store(store).features(features, partial=partial)
+
+
+def _numbers(text: str, kind: Callable[[str], Any], option: str) -> tuple[Any, ...]:
+    try:
+        numbers = tuple(kind(part) for part in text.split(",") if part.strip())
+    except ValueError as error:
+        raise typer.BadParameter(f"{option} {text!r}: give numbers separated by commas.") from error
+    if not numbers or any(not number > 0 for number in numbers):
+        raise typer.BadParameter(f"{option} {text!r}: give numbers above 0.")
+    return numbers
+
+
+def _about_answer(answer: Any) -> dict[str, Any]:
+    return {"digest": answer.digest, "cached": answer.cached, "changed": answer.changed}
+
+
+def _print_origin(answer: Any) -> None:
+    from vitrine.output import console
+
+    if answer.cached:
+        console().print(f"from the store (result {answer.digest[:8]}); --fresh computes it again")
+    elif answer.changed is not None:
+        console().print("computed again: " + ("THE RESULT CHANGED" if answer.changed else "the same result"))
+    elif answer.digest is None:
+        console().print("from a part of the feature set; not kept")
+
+
+def _print_probe(answers: list[Any], *, json: bool, seconds: float) -> None:
+    from vitrine.output import print_json, print_table
+
+    records = [{**answer.result, **_about_answer(answer)} for answer in answers]
+    if json:
+        print_json({**(records[0] if len(records) == 1 else {"results": records}), "seconds": seconds})
+        return
+    for answer, result in zip(answers, records, strict=True):
+        question = " ".join(
+            f"{name}={result[name]}"
+            for name in ("on", "k", "metric", "standardised", "l2", "selection")
+            if result.get(name)
+        )
+        scores = result.get("class_iou", result.get("class_accuracy"))
+        rows: list[tuple[object, ...]] = [(name, value) for name, value in scores.items()]
+        totals = ("miou", "pixel_accuracy", "patch_accuracy", "ceiling_miou", "accuracy")
+        rows += [(name, result[name]) for name in totals if name in result]
+        print_table(
+            f"{answer.evaluator} on {result['features']}: {question}",
+            ("", "IoU" if "class_iou" in result else "accuracy"),
+            rows,
+        )
+        _print_origin(answer)
+    train, test, used = (records[0][name] for name in ("n_train", "n_test", "n_features"))
+    from vitrine.output import console, duration
+
+    console().print(f"{train} train, {test} test tokens, {used} features; {duration(seconds)}")

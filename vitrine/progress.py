@@ -1,0 +1,79 @@
+"""The bar of a running extraction: read from the workers' counter files and the receipts, never asked of them."""
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from pipelines.meter import STAGES, read_counts
+from vitrine.output import console, duration
+
+_POLL_S = 0.25
+# Without a terminal a line now and then says as much as a bar.
+_LINE_EVERY_S = 30.0
+
+
+@contextlib.contextmanager
+def extraction_bar(folder: Path, n_rows: int, *, quiet: bool) -> Iterator[None]:
+    """Show how far the run in `folder` is while the block runs.
+
+    Args:
+        folder: of the workers' counter files.
+        n_rows: rows to compute.
+        quiet: show nothing.
+    """
+    if quiet:
+        yield
+        return
+    out = console(stderr=True)
+    done = threading.Event()
+    target = _draw_bar if out.is_terminal else _print_lines
+    thread = threading.Thread(target=target, args=(folder, n_rows, done), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def _draw_bar(folder: Path, n_rows: int, done: threading.Event) -> None:
+    columns = (
+        TextColumn("extracting"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[split]}", style="dim"),
+    )
+    start = time.monotonic()
+    with Progress(*columns, console=console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=n_rows, rate="starting", split="")
+        finished = False
+        while not finished:
+            finished = done.wait(_POLL_S)
+            rows, rate, split = _state(folder, n_rows, start)
+            bar.update(task, completed=rows, rate=rate, split=split)
+
+
+def _print_lines(folder: Path, n_rows: int, done: threading.Event) -> None:
+    start = time.monotonic()
+    while not done.wait(_LINE_EVERY_S):
+        rows, rate, split = _state(folder, n_rows, start)
+        console(stderr=True).print(f"extracting {rows}/{n_rows}  {rate}  {split}")
+
+
+def _state(folder: Path, n_rows: int, start: float) -> tuple[int, str, str]:
+    counts = read_counts(folder)
+    rows = min(n_rows, sum(count.rows for count in counts))
+    began = min((c.computing_since for c in counts if c.computing_since is not None), default=None)
+    if not rows or began is None:
+        return rows, f"starting ({duration(time.monotonic() - start)})", ""
+    rate = rows / max(1e-6, time.time() - began)
+    seconds = {name: sum(count.seconds[name] for count in counts) for name in STAGES}
+    total = max(1e-9, sum(seconds.values()))
+    split = " ".join(f"{name} {value / total:.0%}" for name, value in seconds.items())
+    return rows, f"{rate:.1f} images/s, {duration((n_rows - rows) / rate)} left", split

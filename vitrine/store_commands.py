@@ -1,0 +1,168 @@
+"""`vitrine ls`, `show` and `results`: what is in a store."""
+
+from typing import Any
+
+from vitrine.options import Features, Json, Store
+
+
+def ls(store: Store, json: Json = False) -> None:
+    """List the feature sets of a store.
+
+    \b
+    vitrine ls features
+    """
+    from feature_store import open_store
+    from vitrine.output import print_json, print_table, size
+
+    opened = open_store(store)
+    sets = [opened.features(name, partial=True) for name in opened.names()]
+    if json:
+        print_json({"store": opened.url, "feature_sets": [_summary(features) for features in sets]})
+        return
+    rows = [
+        (
+            features.name,
+            features.spec.title,
+            features.spec.n_rows,
+            ",".join(map(str, features.spec.identity.layers)),
+            ",".join(features.spec.identity.token_kinds),
+            f"{len(features.receipts)}/{len(features.shards)}",
+            size(features.stored_bytes),
+        )
+        for features in sets
+    ]
+    print_table(
+        f"{opened.url}: {len(rows)} feature sets",
+        ("features", "model", "rows", "layers", "tokens", "shards", "size"),
+        rows,
+    )
+
+
+def _summary(features: Any) -> dict[str, Any]:
+    spec = features.spec
+    return {
+        "name": features.name,
+        "digest": features.digest,
+        "model": spec.model,
+        "title": spec.title,
+        "rows": spec.n_rows,
+        "layers": list(spec.identity.layers),
+        "token_kinds": list(spec.identity.token_kinds),
+        "shards": len(features.shards),
+        "committed": len(features.receipts),
+        "complete": features.complete,
+        "stored_bytes": features.stored_bytes,
+    }
+
+
+def show(store: Store, features: Features = None, json: Json = False) -> None:
+    """Show one feature set: its identity in full, its dataset, and the rows that have no tokens.
+
+    \b
+    vitrine show features --features camvid/demo
+    """
+    from feature_store import open_store
+    from feature_store.runs import earlier_environments
+    from vitrine.output import print_json
+
+    found = open_store(store).features(features, partial=True)
+    environments = earlier_environments(found.root, found.folder)
+    record = {
+        **_summary(found),
+        "identity": found.spec.identity.to_json(),
+        "computation": found.spec.identity.computation,
+        "batch_size": found.spec.batch_size,
+        "attention_kernel": found.spec.attention_kernel,
+        "rows_per_shard": found.spec.rows_per_shard,
+        "grid": list(found.spec.grid),
+        "n_features": found.spec.n_features,
+        "dataset": _dataset(found),
+        "invalid_rows": [{"row": entry.row, "reason": entry.reason} for entry in found.invalid_rows],
+        "environments": environments,
+        "mixed_environment": len(environments) > 1,
+    }
+    if json:
+        print_json(record)
+    else:
+        _print_record(record, found)
+
+
+def _dataset(found: Any) -> dict[str, Any]:
+    dataset = found.dataset
+    return {
+        "name": dataset.spec.name,
+        "classes": list(dataset.spec.classes),
+        "void": dataset.spec.void,
+        "license": dataset.spec.license,
+        "views_digest": dataset.views_digest,
+        "annotations_digest": dataset.annotations_digest,
+    }
+
+
+def _print_record(record: dict[str, Any], found: Any) -> None:
+    from vitrine.output import print_pairs, print_table, size
+
+    identity = record["identity"]
+    print_pairs(
+        record["name"],
+        {
+            "model": record["title"],
+            "shards": f"{record['committed']} of {record['shards']} committed, {record['rows_per_shard']} rows each",
+            "rows": f"{record['rows']}, {len(record['invalid_rows'])} of them invalid",
+            "tokens": f"{', '.join(identity['token_kinds'])}; layers {', '.join(map(str, identity['layers']))}; "
+            f"grid {record['grid'][0]} x {record['grid'][1]}; {record['n_features']} features; {identity['storage_dtype']}",
+            "size": size(record["stored_bytes"]),
+            "dataset": f"{record['dataset']['name']}, {len(record['dataset']['classes'])} classes, "
+            f"void {record['dataset']['void']}, license: {record['dataset']['license'] or 'not stated'}",
+            "digest": record["digest"],
+            "views digest": identity["views_digest"],
+            "annotations digest": record["dataset"]["annotations_digest"],
+            "weights sha256": identity["weights_sha256"],
+            "architecture": ", ".join(f"{k}={v}" for k, v in sorted(identity["architecture"].items())),
+            "preprocessing": ", ".join(f"{k}={v}" for k, v in sorted(identity["preprocessing"].items())),
+            "compute": f"{identity['compute_dtype']}, batch {record['batch_size']}, {record['attention_kernel']} attention",
+            "environments": "; ".join(
+                ", ".join(f"{k} {v}" for k, v in sorted(e.items())) for e in record["environments"]
+            )
+            + (" (MIXED: last bits may differ between rows)" if record["mixed_environment"] else ""),
+        },
+    )
+    if record["invalid_rows"]:
+        uris = found.column("uri")
+        rows = [(entry["row"], entry["reason"], uris[entry["row"]]) for entry in record["invalid_rows"][:50]]
+        print_table(f"rows without tokens ({len(record['invalid_rows'])})", ("row", "reason", "image"), rows)
+
+
+def results(store: Store, json: Json = False) -> None:
+    """List every result kept in a store.
+
+    \b
+    vitrine results features
+    """
+    from feature_store import open_store
+    from feature_store.results import all_results
+    from vitrine.output import print_json, print_table
+
+    opened = open_store(store)
+    found = all_results(opened.root)
+    if json:
+        kept = [{"evaluator": name, **record} for name, record in found]
+        print_json({"store": opened.url, "results": kept})
+        return
+    rows = []
+    for name, record in found:
+        result = record["result"]
+        score = result.get("miou", result.get("accuracy"))
+        rows.append(
+            (name, result.get("features"), result.get("selection"), _about(result), score, record["digest"][:8])
+        )
+    print_table(
+        f"{opened.url}: {len(rows)} results",
+        ("evaluator", "features", "selection", "question", "score", "digest"),
+        rows,
+    )
+
+
+def _about(result: dict[str, Any]) -> str:
+    names = ("on", "k", "metric", "standardised", "l2", "split", "n_tokens")
+    return " ".join(f"{name}={result[name]}" for name in names if name in result)
