@@ -26,7 +26,7 @@ class LinearParameters:
 
     Attributes:
         subject: which tokens.
-        l2s: strengths of the penalty to choose among; one alone is taken as it is. See `evaluators.linear` for the loss.
+        l2s: strengths of the penalty to choose among; one alone is taken. `evaluators.linear` states the loss.
         held_share: share of the training images on which the strength is chosen; they train the final model too.
         memory_bytes: training tokens that need more, as float32, are streamed in mini-batches instead.
         epochs: passes over the training tokens where they are streamed.

@@ -115,11 +115,12 @@ class ProbeInput:
     def labels(self, rows: Int64[np.ndarray, " rows"]) -> Int64[np.ndarray, " tokens"]:
         """The class of every token of some rows, in the order of `stored_blocks`; void is `n_classes`."""
         if self.on != "patches":
-            return self._image_labels[rows]
+            labels: Int64[np.ndarray, " tokens"] = self._image_labels[rows]
+            return labels
         grid = self.features.spec.grid
         found = [patch_labels(mask, grid).reshape(-1) for mask in self.features.masks.iter_masks(rows.tolist())]
-        labels = np.concatenate(found) if found else np.empty(0, dtype=np.int64)
-        return np.where((labels >= 0) & (labels < self.n_classes), labels, self.n_classes).astype(np.int64)
+        values = np.concatenate(found) if found else np.empty(0, dtype=np.int64)
+        return np.where((values >= 0) & (values < self.n_classes), values, self.n_classes).astype(np.int64)
 
     def images_of(self, rows: Int64[np.ndarray, " rows"]) -> list[str]:
         """What rows must stay together when some are held out: their sequence, or else their image."""
@@ -142,8 +143,8 @@ class ProbeInput:
         there = sorted(set(column[usable].tolist()) - {""})
         if not train.size:
             raise StoreError(
-                f"split {subject.train_split!r} has no valid labelled rows (splits there: {', '.join(there) or 'none'}); "
-                "name one with --train-split."
+                f"split {subject.train_split!r} has no valid labelled rows (splits there: "
+                f"{', '.join(there) or 'none'}); name one with --train-split."
             )
         if subject.hold_out is not None:
             kept, held = hold_out_images(self.images_of(train), share=subject.hold_out, seed=subject.seed)
@@ -156,8 +157,8 @@ class ProbeInput:
                 return train, test, subject.train_split, str(name)
         raise StoreError(
             f"no test rows: none of the splits {', '.join(map(str, wanted))} has valid labelled rows besides "
-            f"{subject.train_split!r} (splits there: {', '.join(there)}). Name one with --test-split, or test on held-out "
-            "images with --hold-out 0.2."
+            f"{subject.train_split!r} (splits there: {', '.join(there)}). Name one with --test-split, or test on "
+            "held-out images with --hold-out 0.2."
         )
 
     def _has_label(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
@@ -195,7 +196,8 @@ def hold_out_images(
     names = sorted(set(images))
     if len(names) < 2 or not 0 < share < 1:
         raise StoreError(
-            f"cannot hold out {share:g} of {len(names)} images; at least two images and a share between 0 and 1 are needed."
+            f"cannot hold out {share:g} of {len(names)} images; at least two images and a share between 0 and 1 are "
+            "needed."
         )
     shuffled = np.random.default_rng(seed).permutation(len(names))
     n_held = min(max(1, round(share * len(names))), len(names) - 1)

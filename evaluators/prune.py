@@ -1,6 +1,6 @@
 """Choosing features to keep: without those of highest variance, without listed ones, or without random ones."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -50,7 +50,7 @@ def _check_count(n_dropped: int, n_features: int) -> None:
 
 
 def _selection(
-    features: FeatureSet, dropped: Sequence[int], *, name: str, layer: int, kind: str, made_by: dict[str, object]
+    features: FeatureSet, dropped: Sequence[int], *, name: str, layer: int, kind: str, made_by: Mapping[str, object]
 ) -> Selection:
     width = features.spec.n_features
     return Selection(

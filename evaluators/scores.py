@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float64, Int, Int64
+from jaxtyping import Float64, Integer, Int64
 
 
 def patch_labels(
-    mask: Int[np.ndarray, "height width"], grid: tuple[int, int]
-) -> Int[np.ndarray, "grid_height grid_width"]:
+    mask: Integer[np.ndarray, "height width"], grid: tuple[int, int]
+) -> Integer[np.ndarray, "grid_height grid_width"]:
     """The label of each patch: that of the pixel at its centre, `floor((i + 0.5) * height / grid_height)`.
 
     Args:
@@ -22,13 +22,13 @@ def patch_labels(
         ValueError: the grid or the mask is empty.
     """
     rows, columns = (_centres(pixels, patches) for pixels, patches in zip(mask.shape, grid, strict=True))
-    labels: Int[np.ndarray, "grid_height grid_width"] = mask[rows[:, None], columns[None, :]]
+    labels: Integer[np.ndarray, "grid_height grid_width"] = mask[rows[:, None], columns[None, :]]
     return labels
 
 
 def paint(
-    predictions: Int[np.ndarray, "grid_height grid_width"], height_px: int, width_px: int
-) -> Int[np.ndarray, "height width"]:
+    predictions: Integer[np.ndarray, "grid_height grid_width"], height_px: int, width_px: int
+) -> Integer[np.ndarray, "height width"]:
     """Spread patch predictions over the pixels: pixel y takes patch `floor(y * grid_height / height)`.
 
     Args:
@@ -45,12 +45,12 @@ def paint(
     _require_positive(grid_height, grid_width, height_px, width_px)
     rows = np.arange(height_px, dtype=np.int64) * grid_height // height_px
     columns = np.arange(width_px, dtype=np.int64) * grid_width // width_px
-    painted: Int[np.ndarray, "height width"] = predictions[rows[:, None], columns[None, :]]
+    painted: Integer[np.ndarray, "height width"] = predictions[rows[:, None], columns[None, :]]
     return painted
 
 
 def confusion(
-    truth: Int[np.ndarray, "*pixels"], predicted: Int[np.ndarray, "*pixels"], *, n_classes: int
+    truth: Integer[np.ndarray, "*pixels"], predicted: Integer[np.ndarray, "*predictions"], *, n_classes: int
 ) -> Int64[np.ndarray, "classes predicted_classes"]:
     """Count how often each class was predicted as each class.
 

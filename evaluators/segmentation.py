@@ -65,7 +65,10 @@ def _share_right(matrix: np.ndarray[Any, Any]) -> float:
 
 def _recall(matrix: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     totals = matrix.sum(axis=1)
-    return np.divide(np.diag(matrix), totals, out=np.full(len(totals), np.nan), where=totals > 0)
+    recall: np.ndarray[Any, Any] = np.divide(
+        np.diag(matrix), totals, out=np.full(len(totals), np.nan), where=totals > 0
+    )
+    return recall
 
 
 def _named(names: tuple[str, ...], values: np.ndarray[Any, Any]) -> dict[str, float | None]:

@@ -5,12 +5,18 @@ kernel, which change at most the last bits on some devices, stand beside it in `
 them from there.
 """
 
+import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from dataclasses import fields as dataclass_fields
+from math import prod
 from typing import Any, Literal
 
-from feature_store.canonical import digest_of
+from feature_store.canonical import canonical_json, digest_of
 from feature_store.errors import CorruptError, IdentityMismatchError
+from feature_store.records import Fields
+from feature_store.shards import ROWS_PER_CHUNK
 
 TokenKind = Literal["patches", "cls", "registers"]
 TOKEN_KINDS: tuple[TokenKind, ...] = ("patches", "cls", "registers")
@@ -109,7 +115,7 @@ class FeatureSetSpec:
     def to_json(self) -> dict[str, Any]:
         """The content of `feature_set.json`."""
         return {
-            **{name: getattr(self, name) for name in _PLAIN_FIELDS},
+            **asdict(self),
             "grid": list(self.grid),
             "identity": self.identity.to_json(),
             "digest": self.identity.digest,
@@ -121,59 +127,97 @@ class FeatureSetSpec:
         """Read what `to_json` wrote, perhaps changed by a stranger.
 
         Raises:
-            CorruptError: a field is missing or of the wrong type, or the digest is not that of the identity.
+            CorruptError: a field is missing, of the wrong type or impossible, or the digest is not the identity's.
         """
-        try:
-            stored = dict(value["identity"])
-            identity = Identity(
-                **{**stored, "layers": tuple(stored["layers"]), "token_kinds": tuple(stored["token_kinds"])}
+        fields = Fields(value, name=name, remedy=_REMEDY)
+        grid = fields.integers("grid", least=1, most=_MOST_GRID)
+        if len(grid) != 2:
+            raise fields.corrupt(f"'grid' has {len(grid)} values, and must have height and width")
+        spec = cls(
+            identity=_read_identity(fields.mapping("identity"), name),
+            model=fields.text("model"),
+            title=fields.text("title"),
+            n_rows=fields.integer("n_rows", least=1, most=_MOST_ROWS),
+            rows_per_shard=fields.integer("rows_per_shard", least=ROWS_PER_CHUNK, most=_MOST_ROWS_PER_SHARD),
+            grid=(grid[0], grid[1]),
+            n_features=fields.integer("n_features", least=1, most=_MOST_FEATURES),
+            n_registers=fields.integer("n_registers", most=_MOST_GRID),
+            batch_size=fields.integer("batch_size", least=1),
+            attention_kernel=fields.text("attention_kernel"),
+        )
+        if spec.identity.digest != fields.text("digest"):
+            raise fields.corrupt(
+                f"the digest is {fields.text('digest')[:80]!r}, but its identity has {spec.identity.digest!r}, so the "
+                "file was changed after it was written"
             )
-            height, width = value["grid"]
-            spec = cls(
-                identity=identity,
-                grid=(int(height), int(width)),
-                **{name: kind(value[name]) for name, kind in _PLAIN_FIELDS.items()},
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise CorruptError(
-                f"{name} is not a feature set's record ({error!r}). Restore it, or extract anew."
-            ) from error
-        if identity.digest != value.get("digest"):
-            raise CorruptError(
-                f"{name} states digest {value.get('digest')!r}, but its identity has {identity.digest!r}: the file was "
-                "changed after it was written. Restore it from a copy, or remove the feature set and extract anew."
-            )
-        _check_bounds(spec, name)
+        _check_together(spec, fields)
         return spec
 
 
-_PLAIN_FIELDS: dict[str, type] = {
-    "model": str,
-    "title": str,
-    "n_rows": int,
-    "rows_per_shard": int,
-    "n_features": int,
-    "n_registers": int,
-    "batch_size": int,
-    "attention_kernel": str,
-}
+_REMEDY = "Restore it from a copy, or move the feature set away and extract anew."
+# A stranger's record must not ask for more memory than any real feature set does.
+_MOST_ROWS = 1 << 31
+_MOST_ROWS_PER_SHARD = 1 << 24
+_MOST_SHARDS = 1 << 20
+_MOST_GRID = 1 << 14
+_MOST_FEATURES = 1 << 20
+_MOST_VALUES_PER_ROW = 1 << 28
 
 
-def _check_bounds(spec: FeatureSetSpec, name: str) -> None:
-    identity = spec.identity
-    bounds = {
-        "n_rows": 1 <= spec.n_rows < 1 << 40,
-        "rows_per_shard": 8 <= spec.rows_per_shard < 1 << 24 and spec.rows_per_shard % 8 == 0,
-        "grid": all(1 <= side < 1 << 14 for side in spec.grid),
-        "n_features": 1 <= spec.n_features < 1 << 20,
-        "n_registers": 0 <= spec.n_registers < 1 << 14,
-        "storage_dtype": identity.storage_dtype in STORAGE_DTYPES,
-        "layers": bool(identity.layers) and all(isinstance(i, int) and 1 <= i < 1 << 14 for i in identity.layers),
-        "token_kinds": bool(identity.token_kinds) and set(identity.token_kinds) <= set(TOKEN_KINDS),
-    }
-    wrong = [key for key, holds in bounds.items() if not holds]
-    if wrong:
-        raise CorruptError(f"{name} has impossible values in {wrong}. Restore it from a copy, or extract anew.")
+def _read_identity(stored: Mapping[str, Any], name: str) -> Identity:
+    known = {field.name for field in dataclass_fields(Identity)}
+    fields = Fields(stored, name=name, remedy=_REMEDY)
+    if set(stored) - known:
+        raise CorruptError(
+            f"{name}: the identity has {sorted(set(stored) - known)}, which this Vitrine does not know. Read it with "
+            "the Vitrine that wrote it."
+        )
+    kinds = fields.texts("token_kinds")
+    in_order = tuple(kind for kind in TOKEN_KINDS if kind in kinds)
+    if not kinds or kinds != in_order:
+        raise fields.corrupt(f"'token_kinds' is {list(kinds)}, and must be some of {list(TOKEN_KINDS)}, in this order")
+    layers = fields.integers("layers", least=1, most=_MOST_GRID)
+    if not layers or list(layers) != sorted(set(layers)):
+        raise fields.corrupt(f"'layers' is {list(layers)}, and must be block numbers in ascending order")
+    return Identity(
+        views_digest=_sha256(fields, "views_digest"),
+        weights_sha256=fields.text("weights_sha256"),
+        architecture=fields.mapping("architecture"),
+        preprocessing=fields.mapping("preprocessing"),
+        layers=layers,
+        token_kinds=in_order,
+        storage_dtype=_one_of(fields, "storage_dtype", STORAGE_DTYPES),
+        compute_dtype=_one_of(fields, "compute_dtype", COMPUTE_DTYPES),
+        extraction_schema=fields.integer("extraction_schema"),
+    )
+
+
+def _sha256(fields: Fields, key: str) -> str:
+    text = fields.text(key)
+    if not re.fullmatch(r"[0-9a-f]{64}", text):
+        raise fields.corrupt(f"{key!r} is {text[:80]!r}, and must be 64 lower-case hexadecimal digits")
+    return text
+
+
+def _one_of(fields: Fields, key: str, allowed: tuple[str, ...]) -> str:
+    text = fields.text(key)
+    if text not in allowed:
+        raise fields.corrupt(f"{key!r} is {text[:80]!r}, and must be one of {', '.join(allowed)}")
+    return text
+
+
+def _check_together(spec: FeatureSetSpec, fields: Fields) -> None:
+    """The bounds that no field breaks alone."""
+    if spec.rows_per_shard % ROWS_PER_CHUNK:
+        raise fields.corrupt(f"'rows_per_shard' is {spec.rows_per_shard}, and must be a multiple of {ROWS_PER_CHUNK}")
+    if spec.n_rows > spec.rows_per_shard * _MOST_SHARDS:
+        raise fields.corrupt(
+            f"{spec.n_rows} rows in shards of {spec.rows_per_shard} are more than {_MOST_SHARDS} shards"
+        )
+    for kind in spec.identity.token_kinds:
+        values = prod(spec.row_shape(kind))
+        if not 0 < values <= _MOST_VALUES_PER_ROW:
+            raise fields.corrupt(f"a row of {kind!r} has {values} values, and must have 1..{_MOST_VALUES_PER_ROW}")
 
 
 def require_same(stored: FeatureSetSpec, wanted: FeatureSetSpec) -> None:
@@ -182,7 +226,9 @@ def require_same(stored: FeatureSetSpec, wanted: FeatureSetSpec) -> None:
     Raises:
         IdentityMismatchError: names every field that differs, with both values.
     """
-    differences = _differences(stored.to_json(), wanted.to_json(), "")
+    # Through JSON, which knows no tuples.
+    left, right = (json.loads(canonical_json(spec.to_json())) for spec in (stored, wanted))
+    differences = _differences(left, right, "")
     if differences:
         lines = "; ".join(f"{path}: stored {left!r}, this run {right!r}" for path, left, right in differences)
         raise IdentityMismatchError(

@@ -2,7 +2,7 @@
 
 import re
 
-from feature_store.errors import CorruptError
+from feature_store.errors import SelectionError, StoreError
 from feature_store.identity import FeatureSetSpec, TokenKind
 from feature_store.shards import Shard
 
@@ -14,6 +14,8 @@ SELECTIONS = "selections"
 RESULTS = "results"
 RUNS = "runs"
 _DIGITS = 8
+# File systems allow 255, and a partial file's name is 42 longer.
+_MAX_SEGMENT = 200
 
 
 def slug(text: str) -> str:
@@ -25,16 +27,25 @@ def check_segment(segment: str) -> str:
     """Refuse a name that would not be one plain path segment.
 
     Raises:
-        CorruptError: empty, a dot path, or with a separator.
+        StoreError: empty, a dot path, too long, or with a separator.
     """
-    if slug(segment) != segment:
-        raise CorruptError(f"name {segment!r} is not a plain name; use letters, digits, '.', '_' and '-'.")
+    if slug(segment) != segment or len(segment) > _MAX_SEGMENT:
+        raise StoreError(
+            f"name {segment[:_MAX_SEGMENT]!r} is not a plain name; use up to {_MAX_SEGMENT} letters, digits, '.', '_' "
+            "and '-', with a letter, digit or '_' at both ends."
+        )
     return segment
 
 
 def dataset_folder(name: str, views_digest: str, annotations_digest: str) -> str:
     """Where one dataset with one set of annotations stands."""
     return f"{DATASETS}/{slug(name)}/{views_digest[:_DIGITS]}-{annotations_digest[:_DIGITS]}"
+
+
+def is_dataset_folder(folder: str, name: str, views_digest: str) -> bool:
+    """Whether `folder` is one that `dataset_folder` could have named for these views."""
+    start = f"{DATASETS}/{slug(name)}/{views_digest[:_DIGITS]}-"
+    return folder.startswith(start) and re.fullmatch(rf"[0-9a-f]{{{_DIGITS}}}", folder.removeprefix(start)) is not None
 
 
 def dataset_pointer(name: str, views_digest: str) -> str:
@@ -81,8 +92,15 @@ def receipt(folder: str, shard: Shard) -> str:
 
 
 def selection(name: str) -> str:
-    """The file of a selection."""
-    return f"{SELECTIONS}/{check_segment(name)}.json"
+    """The file of a selection.
+
+    Raises:
+        SelectionError: the name cannot be a file's.
+    """
+    try:
+        return f"{SELECTIONS}/{check_segment(name)}.json"
+    except StoreError as error:
+        raise SelectionError(f"selection {error}") from error
 
 
 def result(evaluator: str, digest: str) -> str:

@@ -6,7 +6,7 @@ changes the annotations digest and no feature; changing a pixel changes the view
 
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from feature_store.canonical import digest_of
 from feature_store.errors import ManifestError
+from feature_store.masks import Mask, checked_mask
 
 TILE_TYPE = pa.struct([(name, pa.int32()) for name in ("x", "y", "width", "height")])
 TRANSFORM_TYPE = pa.struct([("name", pa.string()), ("parameters", pa.string())])
@@ -48,7 +49,10 @@ ANNOTATION_FIELDS = (
 MANIFEST_SCHEMA = pa.schema([*VIEW_FIELDS, *ANNOTATION_FIELDS])
 MAX_POLYGON_VALUES = 100_000
 MAX_OBJECTS_PER_VIEW = 100_000
-_STRINGS_PER_UPDATE = 65_536
+MAX_URI_BYTES = 4096
+_ROWS_PER_UPDATE = 65_536
+_SHOWN_CHARACTERS = 200
+_TILE_AXES = ("x", "y", "width", "height")
 _DRIVE = re.compile(r"^[A-Za-z]:")
 _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://")
 
@@ -76,7 +80,8 @@ class DatasetSpec:
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", self.name):
             raise ManifestError(
-                f"dataset name {self.name!r}: use 1 to 64 letters, digits, '.', '_' or '-', starting with a letter or digit."
+                f"dataset name {self.name!r}: use 1 to 64 letters, digits, '.', '_' or '-', starting with a letter or "
+                "digit."
             )
         if self.void is not None and 0 <= self.void < len(self.classes):
             raise ManifestError(
@@ -108,7 +113,7 @@ def view_id(image_sha256: str, tile: Sequence[int] | None, transform: tuple[str,
     return digest_of([image_sha256, list(tile) if tile else None, list(transform) if transform else None])[:32]
 
 
-def manifest_table(rows: Iterable[dict[str, Any]]) -> pa.Table:
+def manifest_table(rows: Iterable[Mapping[str, Any]]) -> pa.Table:
     """Build a manifest from dictionaries: fills `view_id`, sorts into row order, and checks every rule.
 
     Args:
@@ -118,32 +123,42 @@ def manifest_table(rows: Iterable[dict[str, Any]]) -> pa.Table:
         A table of `MANIFEST_SCHEMA` in row order: uri by bytes, then tile (x, y, width, height), then transform.
 
     Raises:
-        ManifestError: no row, or a row breaks a rule.
+        ManifestError: no row, a column that manifests do not have, or a row breaks a rule.
     """
-    complete = []
-    for row in rows:
-        tile, transform = row.get("tile"), row.get("transform")
-        named = {field.name: row.get(field.name) for field in MANIFEST_SCHEMA}
-        named["view_id"] = view_id(
-            row["image_sha256"],
-            [tile[axis] for axis in ("x", "y", "width", "height")] if tile else None,
-            (transform["name"], transform["parameters"]) if transform else None,
-        )
-        complete.append(named)
+    complete = [_complete_row(row) for row in rows]
     complete.sort(key=_row_order)
     try:
         table = pa.Table.from_pylist(complete, schema=MANIFEST_SCHEMA)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
+    except (pa.ArrowException, OverflowError, ValueError, TypeError) as error:
         raise ManifestError(f"a row does not fit the manifest's schema: {error}. See docs/datasets.md.") from error
     check_manifest(table)
     return table
+
+
+def _complete_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    unknown = sorted(set(row) - set(MANIFEST_SCHEMA.names))
+    if unknown:
+        raise ManifestError(f"a row has columns {unknown}, and a manifest has {', '.join(MANIFEST_SCHEMA.names)}.")
+    uri, key, tile, transform = (row.get(name) for name in ("uri", "image_sha256", "tile", "transform"))
+    if not isinstance(uri, str) or not isinstance(key, str):
+        raise ManifestError(f"a row has uri {uri!r} and image_sha256 {key!r}; every view needs both, as text.")
+    check_relative_uri(uri)
+    try:
+        box = [tile[axis] for axis in _TILE_AXES] if tile else None
+        change = (transform["name"], transform["parameters"]) if transform else None
+    except (KeyError, TypeError) as error:
+        raise ManifestError(
+            f"the view of {uri!r} has tile {tile!r} and transform {transform!r}; a tile has x, y, width and height, a "
+            "transform name and parameters."
+        ) from error
+    return {**dict.fromkeys(MANIFEST_SCHEMA.names), **row, "view_id": view_id(key, box, change)}
 
 
 def _row_order(row: dict[str, Any]) -> tuple[bytes, tuple[int, ...], tuple[str, ...]]:
     tile, transform = row["tile"], row["transform"]
     return (
         row["uri"].encode(),
-        tuple(tile[axis] for axis in ("x", "y", "width", "height")) if tile else (),
+        tuple(tile[axis] for axis in _TILE_AXES) if tile else (),
         (transform["name"], transform["parameters"]) if transform else (),
     )
 
@@ -152,16 +167,22 @@ def check_manifest(table: pa.Table) -> None:
     """Hold a manifest, perhaps a stranger's, to its schema and rules.
 
     Raises:
-        ManifestError: wrong schema, no rows, a nameless row, a path that leaves the root, or lists beyond their bounds.
+        ManifestError: wrong schema, no rows, a nameless row, a path that leaves the root, half a tile, text that is not
+            UTF-8, or lists beyond their bounds.
     """
     if not table.schema.equals(MANIFEST_SCHEMA):
         wrong = [f.name for f in MANIFEST_SCHEMA if f.name not in table.column_names or table.schema.field(f.name) != f]
+        surplus = sorted(set(table.column_names) - set(MANIFEST_SCHEMA.names))
         raise ManifestError(
-            f"the manifest's columns {wrong or sorted(set(table.column_names) - set(MANIFEST_SCHEMA.names))} differ from "
-            "the schema; docs/datasets.md lists every column with its type."
+            f"the manifest's columns {wrong or surplus or table.column_names} differ from the schema; docs/datasets.md "
+            "lists every column with its type, in order."
         )
     if table.num_rows == 0:
         raise ManifestError("the manifest has no rows; a dataset needs at least one image.")
+    try:
+        table.validate(full=True)
+    except pa.ArrowException as error:
+        raise ManifestError(f"the manifest is not a sound Arrow table ({error}); write it again.") from error
     for column in ("view_id", "image_sha256", "uri"):
         if table[column].null_count:
             raise ManifestError(f"column {column!r} has {table[column].null_count} nulls; every view needs it.")
@@ -169,7 +190,19 @@ def check_manifest(table: pa.Table) -> None:
         for uri in pc.unique(table[column]).to_pylist():
             if uri is not None:
                 check_relative_uri(uri)
-    objects = table["objects"].combine_chunks()
+    for batch in table.select(["tile", "transform", "objects"]).to_batches():
+        _check_nested(batch)
+
+
+def _check_nested(batch: pa.RecordBatch) -> None:
+    for name in ("tile", "transform"):
+        for field, part in zip(batch[name].type, batch[name].flatten(), strict=True):
+            missing = part.null_count - batch[name].null_count
+            if missing:
+                raise ManifestError(
+                    f"{missing} rows have a {name} without {field.name!r}; fill it in, or leave all out."
+                )
+    objects = batch["objects"]
     _check_list_lengths(objects, "objects", MAX_OBJECTS_PER_VIEW)
     _check_list_lengths(pc.struct_field(pc.list_flatten(objects), "polygon"), "polygon", MAX_POLYGON_VALUES)
 
@@ -177,27 +210,38 @@ def check_manifest(table: pa.Table) -> None:
 def _check_list_lengths(lists: pa.Array, name: str, limit: int) -> None:
     longest = pc.max(pc.list_value_length(lists)).as_py() if len(lists) else None
     if longest is not None and longest > limit:
-        raise ManifestError(f"a row has {longest} values in {name!r}; at most {limit} are read.")
+        raise ManifestError(f"a row has {longest} values in {name!r}; at most {limit} are read. Thin them out.")
 
 
 def check_relative_uri(uri: str) -> None:
     """Refuse a path that could lead out of the dataset's root.
 
     Raises:
-        ManifestError: empty, absolute, with `..`, a NUL, a backslash, a drive letter or a URL scheme.
+        ManifestError: empty, too long, not Unicode, absolute, with `..`, a NUL, a backslash, a drive letter or a URL
+            scheme.
     """
+    path = PurePosixPath(uri)
     bad = (
-        not uri
+        not path.parts
         or "\0" in uri
         or "\\" in uri
         or _DRIVE.match(uri)
         or _SCHEME.match(uri)
-        or PurePosixPath(uri).is_absolute()
-        or ".." in PurePosixPath(uri).parts
+        or path.is_absolute()
+        or ".." in path.parts
     )
     if bad:
         raise ManifestError(
-            f"path {uri!r} is not inside the dataset's root; write it relative to the root, with '/', without '..'."
+            f"path {uri[:_SHOWN_CHARACTERS]!r} is not inside the dataset's root; write it relative to the root, with "
+            "'/', without '..'."
+        )
+    try:
+        size_bytes = len(uri.encode())
+    except UnicodeEncodeError as error:
+        raise ManifestError(f"path {uri[:_SHOWN_CHARACTERS]!r} is not UTF-8; rename the file.") from error
+    if size_bytes > MAX_URI_BYTES:
+        raise ManifestError(
+            f"path {uri[:_SHOWN_CHARACTERS]!r}... has {size_bytes} bytes; at most {MAX_URI_BYTES} are read. Shorten it."
         )
 
 
@@ -215,25 +259,28 @@ def annotations_digest(table: pa.Table, mask_digests: Iterable[str | None], spec
         spec: its classes and void label decide what mask values mean, so they are part of it.
     """
     columns = _table_digest(table, [field.name for field in ANNOTATION_FIELDS if field.name != "mask_uri"])
-    return digest_of([columns, list(mask_digests), list(spec.classes), spec.void])
+    masks = _table_digest(pa.table({"mask": pa.array(mask_digests, pa.string())}), ["mask"])
+    return digest_of([columns, masks, list(spec.classes), spec.void])
 
 
-def mask_digest(mask: np.ndarray[Any, Any]) -> str:
-    """Sha256 of a mask's shape and values, whatever file format it came in."""
-    content = np.ascontiguousarray(mask, dtype="<u2")
+def mask_digest(mask: Mask) -> str:
+    """Sha256 of a mask's shape and values, whatever file format and width of integers it came in.
+
+    Raises:
+        ManifestError: not [height, width] of uint8 or uint16, empty, or too large.
+    """
+    content = np.ascontiguousarray(checked_mask(mask), dtype="<u2")
     return hashlib.sha256(str(content.shape).encode() + content.tobytes()).hexdigest()
 
 
 def _table_digest(table: pa.Table, columns: Sequence[str]) -> str:
+    """In runs of rows that depend on their number alone, so that chunking does not count and memory is bounded."""
     digest = hashlib.sha256()
-    for name in columns:
-        _feed(digest, name, _one_array(table[name]))
+    for start in range(0, table.num_rows, _ROWS_PER_UPDATE):
+        some = table.slice(start, _ROWS_PER_UPDATE)
+        for name in columns:
+            _feed(digest, name, pa.concat_arrays(some[name].chunks))
     return digest.hexdigest()
-
-
-def _one_array(column: pa.ChunkedArray) -> pa.Array:
-    combined = column.combine_chunks()
-    return pa.concat_arrays(combined.chunks) if isinstance(combined, pa.ChunkedArray) else combined
 
 
 def _feed(digest: Any, path: str, array: pa.Array) -> None:
@@ -250,8 +297,7 @@ def _feed(digest: Any, path: str, array: pa.Array) -> None:
     elif pa.types.is_string(array.type):
         lengths = pc.fill_null(pc.binary_length(array), 0).to_numpy(zero_copy_only=False)
         digest.update(lengths.astype("<i8").tobytes())
-        for start in range(0, len(array), _STRINGS_PER_UPDATE):
-            digest.update("".join(pc.fill_null(array[start : start + _STRINGS_PER_UPDATE], "").to_pylist()).encode())
+        digest.update("".join(pc.fill_null(array, "").to_pylist()).encode())
     else:
         values = pc.fill_null(array, 0).to_numpy(zero_copy_only=False)
         digest.update(values.astype(values.dtype.newbyteorder("<")).tobytes())

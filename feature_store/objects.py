@@ -1,28 +1,24 @@
 """Objects under one root, on a local disk or behind any fsspec URL: read, list, and written so that they stay.
 
-On a local disk an object appears whole or not at all: it is written beside its place, synced, renamed, and the folder
-is synced (zarr-python does none of the syncing). On an object store an answered PUT is the commit.
+On a local disk an object appears whole or not at all, see `durable_files`. On an object store an answered PUT is the
+commit.
 """
 
-import contextlib
-import errno
-import fcntl
-import os
 import re
-import uuid
-from collections.abc import Iterable, Iterator, Sequence
+import stat
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import fsspec
 import google_crc32c
 import numpy as np
+from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
+from zarr.storage import FsspecStore
 
+from feature_store.durable_files import Buffer, sweep_partials, write_file
 from feature_store.errors import CorruptError, StoreError, StoreNotFoundError
 
-PARTIAL_SUFFIX = ".partial"
-Buffer = bytes | memoryview
-_WRITE_ATTEMPTS = 5
 _CREDENTIALS = re.compile(r"(?<=://)[^/@]*@")
 _QUERY = re.compile(r"\?.*$")
 
@@ -31,13 +27,11 @@ def open_root(url: str) -> "ObjectRoot":
     """The objects under `url`: a path, `file://`, or any URL that fsspec knows.
 
     Raises:
-        StoreError: fsspec knows no such protocol, or lacks the package for it.
+        StoreError: an empty or impossible path, or fsspec knows no such protocol, or lacks the package for it.
     """
-    protocol, _, path = url.partition("://")
-    if not path:
-        return LocalRoot(Path(url).expanduser().resolve())
-    if protocol in {"file", "local"}:
-        return LocalRoot(Path(path).expanduser().resolve())
+    protocol, separator, path = url.partition("://")
+    if not separator or protocol in {"file", "local"}:
+        return LocalRoot(_local_folder(path if separator else url))
     try:
         filesystem, root = fsspec.core.url_to_fs(url)
     except (ValueError, ImportError) as error:
@@ -45,6 +39,15 @@ def open_root(url: str) -> "ObjectRoot":
             f"cannot open {redact(url)!r}: {error}. Use a folder or a URL that fsspec can open."
         ) from error
     return RemoteRoot(filesystem, root, redact(url))
+
+
+def _local_folder(path: str) -> Path:
+    if not path:
+        raise StoreError("the store's path is empty; name a folder or a URL.")
+    try:
+        return Path(path).expanduser().resolve()
+    except (RuntimeError, ValueError, OSError) as error:  # an unknown ~user, a NUL, a loop of links
+        raise StoreError(f"{path!r} cannot be a store's path ({error}); name a folder or a URL.") from error
 
 
 def redact(url: str) -> str:
@@ -57,8 +60,8 @@ class ObjectRoot:
 
     url: str
 
-    def read(self, path: str) -> bytes:
-        """The whole object.
+    def read(self, path: str, *, max_bytes: int | None = None) -> bytes:
+        """The whole object, or its first `max_bytes`.
 
         Raises:
             StoreNotFoundError: there is none.
@@ -78,10 +81,14 @@ class ObjectRoot:
         raise NotImplementedError
 
     def put_new(self, path: str, data: bytes) -> bool:
-        """Write an object unless one stands there; False when one does. Two writers never both get True on a local disk."""
+        """Write an object unless one stands there; False when one does.
+
+        Of two writers on a local disk never both get True. Nor on an object store that fsspec can ask for it; on others
+        they may, so whoever needs one winner reads and compares.
+        """
         raise NotImplementedError
 
-    def sweep_partials(self, folder: str) -> int:
+    def sweep_partials(self, folder: str, *, recursive: bool = True) -> int:
         """Remove what killed writers left under `folder`, and say how many; a live writer's file is left alone."""
         raise NotImplementedError
 
@@ -97,6 +104,12 @@ class ObjectRoot:
         """Whether an object stands at `path`."""
         return self.size_bytes(path) is not None
 
+    def not_found(self, path: str) -> StoreNotFoundError:
+        """The error that says that there is no object at `path`."""
+        return StoreNotFoundError(
+            f"{self.url}/{path} does not exist, and the store needs it. Restore it from a copy, or extract again."
+        )
+
 
 class LocalRoot(ObjectRoot):
     """Objects that are files of this machine."""
@@ -108,128 +121,131 @@ class LocalRoot(ObjectRoot):
     def local_path(self, path: str) -> Path:
         """Where the object is; never outside the root, symlinks resolved."""
         place = self._root / path
-        resolved = place.resolve()
+        try:
+            resolved = place.resolve()
+        except (RuntimeError, ValueError, OSError) as error:  # a loop of links, a NUL, a name beyond all bounds
+            raise CorruptError(
+                f"{path[:200]!r} cannot be a path in {self._root} ({error}); fix the name or remove the link."
+            ) from error
         if resolved != self._root and self._root not in resolved.parents:
             raise CorruptError(f"{path!r} leads out of the store {self._root}; remove the link or fix the name.")
         return place
 
-    def read(self, path: str) -> bytes:
+    def read(self, path: str, *, max_bytes: int | None = None) -> bytes:
+        """See `ObjectRoot.read`."""
         try:
-            return self.local_path(path).read_bytes()
+            with self.local_path(path).open("rb") as file:
+                return file.read(-1 if max_bytes is None else max_bytes)
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
-            raise StoreNotFoundError(f"{self._root / path} does not exist.") from error
+            raise self.not_found(path) from error
 
     def size_bytes(self, path: str) -> int | None:
+        """See `ObjectRoot.size_bytes`; a folder is no object."""
         try:
             status = self.local_path(path).stat()
         except (FileNotFoundError, NotADirectoryError):
             return None
-        return status.st_size
+        return status.st_size if stat.S_ISREG(status.st_mode) else None
 
     def list(self, folder: str) -> list[str]:
+        """See `ObjectRoot.list`."""
         try:
-            return sorted(entry.name for entry in os.scandir(self.local_path(folder)))
+            return sorted(entry.name for entry in self.local_path(folder).iterdir())
         except (FileNotFoundError, NotADirectoryError):
             return []
 
     def put(self, path: str, parts: Sequence[Buffer]) -> None:
-        place = self.local_path(path)
-        make_folder(place.parent)
-        for attempt in range(1, _WRITE_ATTEMPTS + 1):
-            try:
-                with _partial_file(place) as partial:
-                    _write_and_sync(partial, parts)
-                    partial.rename(place)
-                break
-            except OSError as error:
-                # EIO: the pages are lost, so only a new file helps. ENOENT: somebody removed the partial file.
-                if error.errno not in {errno.EIO, errno.ENOENT} or attempt == _WRITE_ATTEMPTS:
-                    raise
-        sync_folder(place.parent)
+        """See `ObjectRoot.put`."""
+        write_file(self.local_path(path), parts, root=self._root, replace=True)
 
     def put_new(self, path: str, data: bytes) -> bool:
-        place = self.local_path(path)
-        make_folder(place.parent)
-        with _partial_file(place) as partial:
-            _write_and_sync(partial, [data])
-            try:
-                os.link(partial, place)  # unlike rename, link refuses to replace
-            except FileExistsError:
-                return False
-        sync_folder(place.parent)
-        return True
+        """See `ObjectRoot.put_new`."""
+        return write_file(self.local_path(path), [data], root=self._root, replace=False)
 
-    def sweep_partials(self, folder: str) -> int:
-        swept = 0
-        for partial in self.local_path(folder).rglob(f"*{PARTIAL_SUFFIX}"):
-            with contextlib.suppress(FileNotFoundError), partial.open("rb") as file:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    continue  # its writer lives: the kernel drops the lock when a process dies
-                partial.unlink()
-                swept += 1
-        return swept
+    def sweep_partials(self, folder: str, *, recursive: bool = True) -> int:
+        """See `ObjectRoot.sweep_partials`."""
+        return sweep_partials(self.local_path(folder), recursive=recursive)
 
     def zarr_store(self, path: str) -> Any:
+        """See `ObjectRoot.zarr_store`."""
         return str(self.local_path(path))
 
 
 class RemoteRoot(ObjectRoot):
-    """Objects behind fsspec; a PUT that was answered is durable."""
+    """Objects behind fsspec; a PUT that was answered is durable.
+
+    fsspec may remember listings, and other processes write too, so what it remembers is dropped before each look.
+    """
 
     def __init__(self, filesystem: Any, root: str, url: str) -> None:
         self._filesystem = filesystem
         self._root = root.rstrip("/")
-        self.url = url
+        self.url = url.rstrip("/")
 
     def _full(self, path: str) -> str:
         return f"{self._root}/{path}" if path else self._root
 
+    def _fresh(self, path: str) -> str:
+        full = self._full(path)
+        self._filesystem.invalidate_cache(full)
+        return full
+
     def local_path(self, path: str) -> Path | None:
+        """None: nothing here is on this machine's disk."""
         return None
 
-    def read(self, path: str) -> bytes:
+    def read(self, path: str, *, max_bytes: int | None = None) -> bytes:
+        """See `ObjectRoot.read`."""
+        # Asking for a range of an empty object is an error in some stores, so only what is too large is asked for so.
+        larger = max_bytes is not None and (self.size_bytes(path) or 0) > max_bytes
+        span = {"start": 0, "end": max_bytes} if larger else {}
         try:
-            return bytes(self._filesystem.cat_file(self._full(path)))
-        except FileNotFoundError as error:
-            raise StoreNotFoundError(f"{self.url}/{path} does not exist.") from error
+            return bytes(self._filesystem.cat_file(self._full(path), **span))
+        except (FileNotFoundError, IsADirectoryError) as error:
+            raise self.not_found(path) from error
 
     def size_bytes(self, path: str) -> int | None:
+        """See `ObjectRoot.size_bytes`."""
         try:
-            return int(self._filesystem.info(self._full(path))["size"])
+            entry = self._filesystem.info(self._fresh(path))
         except FileNotFoundError:
             return None
+        return int(entry["size"]) if entry["type"] == "file" else None
 
     def list(self, folder: str) -> list[str]:
-        self._filesystem.invalidate_cache(self._full(folder))
+        """See `ObjectRoot.list`."""
         try:
-            entries = self._filesystem.ls(self._full(folder), detail=False)
-        except FileNotFoundError:
+            entries = self._filesystem.ls(self._fresh(folder), detail=False)
+        except (FileNotFoundError, NotADirectoryError):
             return []
         return sorted({str(entry).rstrip("/").rsplit("/", 1)[-1] for entry in entries})
 
     def put(self, path: str, parts: Sequence[Buffer]) -> None:
+        """See `ObjectRoot.put`."""
         self._filesystem.pipe_file(self._full(path), b"".join(parts))
 
     def put_new(self, path: str, data: bytes) -> bool:
-        # Not exclusive everywhere; harmless, since an object's content is a function of its name.
+        """See `ObjectRoot.put_new`."""
         if self.exists(path):
             return False
-        self.put(path, [data])
+        try:
+            self._filesystem.pipe_file(self._full(path), data, mode="create")
+        except FileExistsError:
+            return False
         return True
 
-    def sweep_partials(self, folder: str) -> int:
+    def sweep_partials(self, folder: str, *, recursive: bool = True) -> int:
+        """0: an object store shows no half-written object."""
         return 0
 
     def zarr_store(self, path: str) -> Any:
-        # Imported late: reading a local store by memory map needs no zarr storage backend.
-        from zarr.storage import FsspecStore
-
+        """See `ObjectRoot.zarr_store`."""
         filesystem = self._filesystem
-        if not filesystem.async_impl:
-            from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
-
+        if filesystem.async_impl:
+            # zarr-python needs an instance that belongs to its own event loop.
+            options = {**filesystem.storage_options, "asynchronous": True}
+            filesystem = type(filesystem)(*filesystem.storage_args, **options)
+        else:
             filesystem = AsyncFileSystemWrapper(filesystem, asynchronous=True)
         return FsspecStore(filesystem, path=self._full(path), read_only=True)
 
@@ -242,41 +258,3 @@ def crc32c(parts: Iterable[Buffer], start: int = 0) -> int:
         octets.flags.writeable = False  # the C code takes read-only buffers alone, and this copies nothing
         value = google_crc32c.extend(value, octets)
     return value
-
-
-def make_folder(folder: Path) -> None:
-    """Make `folder` and its missing parents so that they survive a crash."""
-    if folder.is_dir():
-        return
-    make_folder(folder.parent)
-    folder.mkdir(exist_ok=True)
-    sync_folder(folder.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in `folder` survive a crash."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextlib.contextmanager
-def _partial_file(place: Path) -> Iterator[Path]:
-    """A name beside `place` that is gone afterwards, whatever happened short of a kill."""
-    partial = place.with_name(f".{place.name}.{uuid.uuid4().hex}{PARTIAL_SUFFIX}")
-    try:
-        yield partial
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _write_and_sync(partial: Path, parts: Sequence[Buffer]) -> None:
-    with partial.open("xb", buffering=0) as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        for part in parts:
-            view = memoryview(part).cast("B")
-            while view:
-                view = view[file.write(view) :]  # a raw write may be short
-        os.fsync(file.fileno())

@@ -1,20 +1,23 @@
 """Opening a store to ask it something: feature sets, their tokens, labels and masks. No backbone, no images."""
 
+import re
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
 import numpy as np
+from jaxtyping import Bool
 
 from feature_store import layout
 from feature_store.arrays import row_bytes, token_layout, valid_layout
-from feature_store.datasets import MaskReader, StoredDataset, dataset_in_force, read_manifest
-from feature_store.errors import IncompleteError, StoreError, StoreNotFoundError
+from feature_store.datasets import StoredDataset, dataset_in_force, open_masks, read_manifest
+from feature_store.errors import CorruptError, IncompleteError, StoreError, StoreNotFoundError
 from feature_store.identity import FeatureSetSpec, TokenKind
+from feature_store.masks import MaskReader
 from feature_store.objects import ObjectRoot, open_root
 from feature_store.receipts import InvalidRow, Receipt
 from feature_store.shards import Shard, missing_shards, shards_of
-from feature_store.token_reader import Rows, TokenReader
+from feature_store.token_reader import RowNumbers, Rows, TokenReader
 from feature_store.writer import check_store, committed_receipts, read_spec
 
 _BLOCK_BYTES = 32 << 20
@@ -67,7 +70,8 @@ class FeatureStore:
             StoreError: several fit; the error lists them.
         """
         names = self.names()
-        fitting = [full for full in names if name is None or _fits(full, name)]
+        exact = [full for full in names if full == name]
+        fitting = exact or [full for full in names if name is None or _fits(full, name)]
         if not fitting:
             there = ", ".join(names) or "none yet"
             asked = "no feature set" if name is None else f"no feature set fits {name!r}"
@@ -78,14 +82,15 @@ class FeatureStore:
 
 
 def _fits(full: str, name: str) -> bool:
+    """Whether `name` is [dataset/](model or first digits of a digest) of the feature set `full`."""
     dataset, model = full.split("/")
     wanted_dataset, _, wanted_model = name.rpartition("/")
     model_name, _, digest = model.rpartition("-")
     dataset_fits = not wanted_dataset or wanted_dataset in {dataset, dataset.rpartition("-")[0]}
-    return full == name or (
-        dataset_fits
-        and (wanted_model in {model, model_name} or (len(wanted_model) >= 4 and digest.startswith(wanted_model)))
-    )
+    # Paths hold the first digits of a digest alone; whoever copies all of them out of a record means the same.
+    is_digest = re.fullmatch(r"[0-9a-f]{4,64}", wanted_model) is not None
+    digest_fits = is_digest and digest.startswith(wanted_model[: len(digest)])
+    return dataset_fits and (wanted_model in {model, model_name} or digest_fits)
 
 
 class FeatureSet:
@@ -118,15 +123,26 @@ class FeatureSet:
 
     @cached_property
     def dataset(self) -> StoredDataset:
-        """The dataset with the annotations in force."""
-        return dataset_in_force(self.root, self.dataset_name, self.spec.identity.views_digest)
+        """The dataset with the annotations in force.
+
+        Raises:
+            StoreNotFoundError: it is not in the store.
+            CorruptError: it cannot be read, or has other rows.
+        """
+        found = dataset_in_force(self.root, self.dataset_name, self.spec.identity.views_digest)
+        if found.n_rows != self.spec.n_rows:
+            raise CorruptError(
+                f"{found.folder} has {found.n_rows} rows, and {self.name} has {self.spec.n_rows}. Move the wrong one "
+                "away and run the same `vitrine extract` again."
+            )
+        return found
 
     @cached_property
     def receipts(self) -> dict[int, Receipt]:
         """The valid receipts by shard index, as they stood when first asked for."""
         return committed_receipts(self.root, self.folder, self.spec)
 
-    @property
+    @cached_property
     def shards(self) -> tuple[Shard, ...]:
         """All shards of the feature set."""
         return shards_of(self.spec.n_rows, self.spec.rows_per_shard)
@@ -159,31 +175,31 @@ class FeatureSet:
         """
         if self.missing and not self.partial:
             raise IncompleteError(
-                f"{self.name} has {len(self.receipts)} of {len(self.shards)} shards; run the same `vitrine extract` again "
-                "to finish it, or pass --partial to answer from what is there."
+                f"{self.name} has {len(self.receipts)} of {len(self.shards)} shards; run the same `vitrine extract` "
+                "again to finish it, or pass --partial to answer from what is there."
             )
 
     @cached_property
-    def valid(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
-        """[rows]: whether the row has tokens; False in shards that are missing."""
+    def valid(self) -> Bool[np.ndarray, " rows"]:
+        """Whether the row has tokens; False in shards that are missing."""
         valid = np.zeros(self.spec.n_rows, dtype=bool)
         reader = TokenReader(self.root, layout.valid_array(self.folder), valid_layout(self.spec))
         for receipt in self.receipts.values():
-            for start, block in reader.blocks(receipt.start, receipt.stop, receipt.stop - receipt.start):
-                valid[start : start + len(block)] = block
+            for rows, block in reader.blocks(np.arange(receipt.start, receipt.stop), receipt.stop - receipt.start):
+                valid[rows] = block
         return valid
 
     @cached_property
     def masks(self) -> MaskReader:
         """The masks of the views."""
-        return MaskReader(self.root, self.dataset)
+        return open_masks(self.root, self.dataset)
 
     def column(self, name: str) -> list[Any]:
         """One column of the manifest, a value a row."""
         values: list[Any] = read_manifest(self.root, self.dataset, [name])[name].to_pylist()
         return values
 
-    def rows_of_split(self, split: str | None) -> np.ndarray[Any, np.dtype[np.int64]]:
+    def rows_of_split(self, split: str | None) -> RowNumbers:
         """The valid rows of a split, ascending; of the whole feature set for None."""
         if split is None:
             return np.flatnonzero(self.valid)
@@ -197,7 +213,7 @@ class FeatureSet:
             StoreError: the layer is not stored.
         """
         layers = self.spec.identity.layers
-        number = layers[-1] if layer == "last" else int(layer) if str(layer).isdigit() else None
+        number = layers[-1] if layer == "last" else int(layer) if str(layer).isdecimal() else None
         if number not in layers:
             raise StoreError(
                 f"layer {layer!r} is not in {self.name}; it has {', '.join(map(str, layers))}. "
@@ -206,7 +222,10 @@ class FeatureSet:
         return number
 
     def read(
-        self, layer: int | str = "last", kind: TokenKind = "patches", rows: Sequence[int] | slice | None = None
+        self,
+        layer: int | str = "last",
+        kind: TokenKind = "patches",
+        rows: Sequence[int] | slice | RowNumbers | None = None,
     ) -> Rows:
         """Tokens of some rows, as one new array.
 
@@ -216,50 +235,71 @@ class FeatureSet:
             rows: row numbers in any order, a slice, or None for all. Ask for what fits in memory; stream the rest.
 
         Returns:
-            [rows, patches, features], [rows, features] or [rows, registers, features] in the storage dtype; rows that are
-            not valid are zero, see `valid`.
+            [rows, patches, features], [rows, features] or [rows, registers, features] in the storage dtype; rows that
+            are not valid are zero, see `valid`.
 
         Raises:
             StoreError: the layer or kind is not stored.
             IncompleteError: a row lies in a shard that is not committed.
-            IndexError: a row does not exist.
+            CorruptError: what stands there is not what the feature set declares.
+            IndexError: a row does not exist; none counts from the end.
+            TypeError: `rows` holds no row numbers.
         """
-        wanted = np.arange(self.spec.n_rows)[rows if isinstance(rows, slice) else slice(None)]
-        if rows is not None and not isinstance(rows, slice):
-            wanted = np.asarray(rows, dtype=np.int64)
-        if wanted.size and not 0 <= wanted.min() <= wanted.max() < self.spec.n_rows:
-            raise IndexError(
-                f"rows {wanted.min()}..{wanted.max()} asked of {self.name}, which has 0..{self.spec.n_rows - 1}."
-            )
+        wanted = self._row_numbers(slice(None) if rows is None else rows)
+        reader = self._reader(layer, kind)
         self._require_committed(wanted)
-        return self._reader(layer, kind).gather(wanted)
+        return reader.gather(wanted)
 
     def iter_blocks(
         self,
         layer: int | str = "last",
         kind: TokenKind = "patches",
         *,
-        rows: np.ndarray[Any, np.dtype[np.int64]] | None = None,
+        rows: RowNumbers | None = None,
         block_bytes: int = _BLOCK_BYTES,
-    ) -> Iterator[tuple[np.ndarray[Any, np.dtype[np.int64]], Rows]]:
+    ) -> Iterator[tuple[RowNumbers, Rows]]:
         """Valid rows in ascending order, block by block, in memory bounded by `block_bytes`.
 
         Args:
             layer, kind: as in `read`.
             rows: the rows wanted, ascending; None for all. Rows that are not valid are left out.
-            block_bytes: about how large a block may be; at least one row.
+            block_bytes: how large a block may be; at least one row. No block crosses a shard.
 
-        Yields:
-            (row numbers [n], tokens [n, ...] in the storage dtype). A block of consecutive rows is a read-only view of
-            the mapped file.
+        Returns:
+            An iterator over (row numbers [n], tokens [n, ...] in the storage dtype). A block of consecutive rows is a
+            read-only view of the mapped file, any other a copy.
+
+        Raises:
+            StoreError: the layer or kind is not stored.
+            IncompleteError: a row lies in a shard that is not committed, and the feature set was not opened as partial.
+            IndexError: a row does not exist, or rows do not ascend.
+            TypeError: `rows` holds no row numbers.
         """
         reader = self._reader(layer, kind)
-        wanted = np.flatnonzero(self.valid) if rows is None else rows[self.valid[rows]]
+        wanted = self._row_numbers(slice(None) if rows is None else rows)
+        if (np.diff(wanted) <= 0).any():
+            raise IndexError("the rows of iter_blocks must ascend, each once; sort them, or use read().")
+        if not self.partial:
+            self._require_committed(wanted)
         max_rows = max(1, block_bytes // token_layout(self.spec, kind).row_bytes)
-        runs = np.split(wanted, np.flatnonzero(np.diff(wanted) != 1) + 1) if wanted.size else []
-        for run in runs:
-            for start, block in reader.blocks(int(run[0]), int(run[-1]) + 1, max_rows):
-                yield np.arange(start, start + len(block)), block
+        return reader.blocks(wanted[self.valid[wanted]], max_rows)
+
+    def _row_numbers(self, rows: Sequence[int] | slice | RowNumbers) -> RowNumbers:
+        n_rows = self.spec.n_rows
+        if isinstance(rows, slice):
+            return np.arange(n_rows)[rows]
+        given = np.asarray(rows)
+        if given.ndim != 1 or (given.size and given.dtype.kind not in "iu"):
+            raise TypeError(
+                f"rows of shape {given.shape} and dtype {given.dtype}: give a list of row numbers; np.flatnonzero "
+                "makes one of a mask."
+            )
+        if given.size and not 0 <= given.min() <= given.max() < n_rows:
+            raise IndexError(
+                f"rows {given.min()}..{given.max()} asked of {self.name}, which has 0..{n_rows - 1}; none counts from "
+                "the end."
+            )
+        return given.astype(np.int64)
 
     def _reader(self, layer: int | str, kind: TokenKind) -> TokenReader:
         if kind not in self.spec.identity.token_kinds:

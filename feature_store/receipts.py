@@ -1,10 +1,11 @@
-"""The record that a shard is committed: what stands where, how large, with which checksum, and which rows are invalid."""
+"""The record that a shard is committed: what stands where, how large, its checksums, and which rows are invalid."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any
 
-from feature_store.errors import CorruptError
+from feature_store.records import Fields
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,20 +62,27 @@ class Receipt:
         """Read what `to_json` wrote.
 
         Raises:
-            CorruptError: a field is missing or of the wrong type.
+            CorruptError: a field is missing, of the wrong type or impossible.
         """
-        try:
-            return cls(
-                shard=int(value["shard"]),
-                start=int(value["start"]),
-                stop=int(value["stop"]),
-                objects=tuple(
-                    StoredObject(path=str(o["path"]), size_bytes=int(o["size_bytes"]), crc32c=int(o["crc32c"]))
-                    for o in value["objects"]
-                ),
-                invalid=tuple(InvalidRow(row=int(i["row"]), reason=str(i["reason"])) for i in value["invalid"]),
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise CorruptError(
-                f"{name} is not a receipt ({error!r}). Remove it: the shard is then computed again."
-            ) from error
+        fields = Fields(value, name=name, remedy="Remove it and run the extraction again: it computes the shard anew.")
+        start, stop = fields.integer("start"), fields.integer("stop")
+        invalid = tuple(
+            InvalidRow(row=entry.integer("row", least=start, most=stop - 1), reason=entry.text("reason"))
+            for entry in fields.members("invalid")
+        )
+        if any(later.row <= earlier.row for earlier, later in pairwise(invalid)):
+            raise fields.corrupt("the rows of 'invalid' do not ascend")
+        return cls(
+            shard=fields.integer("shard"),
+            start=start,
+            stop=stop,
+            objects=tuple(
+                StoredObject(
+                    path=entry.text("path"),
+                    size_bytes=entry.integer("size_bytes"),
+                    crc32c=entry.integer("crc32c", most=(1 << 32) - 1),
+                )
+                for entry in fields.members("objects")
+            ),
+            invalid=invalid,
+        )

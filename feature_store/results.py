@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from feature_store import layout
-from feature_store.canonical import digest_of, parse_json, pretty_json
+from feature_store.canonical import canonical_json, digest_of, pretty_json
 from feature_store.errors import CorruptError, StoreNotFoundError
 from feature_store.objects import ObjectRoot
+from feature_store.records import read_record
 
 
 def result_digest(key: Mapping[str, Any]) -> str:
@@ -21,19 +22,19 @@ def write_result(root: ObjectRoot, evaluator: str, key: Mapping[str, Any], resul
         Its digest.
     """
     digest = result_digest(key)
-    root.put(layout.result(evaluator, digest), [pretty_json({"key": dict(key), "result": dict(result)})])
+    record = {"key": dict(key), "result": dict(result), "result_digest": digest_of(dict(result))}
+    root.put(layout.result(evaluator, digest), [pretty_json(record)])
     return digest
 
 
 def read_result(root: ObjectRoot, evaluator: str, key: Mapping[str, Any]) -> dict[str, Any] | None:
     """The stored result of that key, or None; one that cannot be read counts as absent and is computed again."""
-    path = layout.result(evaluator, result_digest(key))
-    try:
-        record = parse_json(root.read(path), name=path)
-    except (StoreNotFoundError, CorruptError):
+    record = _read(root, layout.result(evaluator, result_digest(key)))
+    # As text: JSON has no tuples, so a key with one would never equal what was read.
+    if record is None or canonical_json(record["key"]) != canonical_json(dict(key)):
         return None
-    result = record.get("result")
-    return result if isinstance(result, dict) and record.get("key") == dict(key) else None
+    result: dict[str, Any] = record["result"]
+    return result
 
 
 def all_results(root: ObjectRoot) -> list[tuple[str, dict[str, Any]]]:
@@ -41,11 +42,19 @@ def all_results(root: ObjectRoot) -> list[tuple[str, dict[str, Any]]]:
     found = []
     for evaluator in root.list(layout.RESULTS):
         for name in root.list(f"{layout.RESULTS}/{evaluator}"):
-            path = f"{layout.RESULTS}/{evaluator}/{name}"
-            try:
-                record = parse_json(root.read(path), name=path)
-            except (CorruptError, StoreNotFoundError):
-                continue
-            if isinstance(record.get("result"), dict) and isinstance(record.get("key"), dict):
+            record = _read(root, f"{layout.RESULTS}/{evaluator}/{name}") if name.endswith(".json") else None
+            if record is not None:
                 found.append((evaluator, {**record, "digest": name.removesuffix(".json")}))
     return found
+
+
+def _read(root: ObjectRoot, path: str) -> dict[str, Any] | None:
+    """Key and result of the file at `path`, or None where it is missing, damaged or was changed."""
+    try:
+        record = read_record(root, path)
+    except (StoreNotFoundError, CorruptError):
+        return None
+    key, result = record.get("key"), record.get("result")
+    if not isinstance(key, dict) or not isinstance(result, dict) or record.get("result_digest") != digest_of(result):
+        return None
+    return {"key": key, "result": result}

@@ -2,13 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any
 
 from feature_store import layout
-from feature_store.canonical import digest_of, parse_json, pretty_json
-from feature_store.errors import CorruptError, SelectionError, StoreNotFoundError
+from feature_store.canonical import digest_of, pretty_json
+from feature_store.errors import SelectionError, StoreNotFoundError
 from feature_store.identity import FeatureSetSpec
 from feature_store.objects import ObjectRoot
+from feature_store.records import Fields, read_record
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,9 +37,12 @@ class Selection:
     def __post_init__(self) -> None:
         if not self.features:
             raise SelectionError(f"selection {self.name!r} keeps none of {self.width} features; drop fewer.")
-        ordered = all(a < b for a, b in zip(self.features, self.features[1:], strict=False))
-        if not ordered or self.features[0] < 0 or self.features[-1] >= self.width:
-            raise SelectionError(f"selection {self.name!r}: features must ascend within 0..{self.width - 1}.")
+        for earlier, later in pairwise((-1, *self.features, self.width)):
+            if earlier >= later:
+                raise SelectionError(
+                    f"selection {self.name!r} has feature {later} after {earlier}; features ascend within "
+                    f"0..{self.width - 1}. Sort them and name each once."
+                )
 
     @property
     def digest(self) -> str:
@@ -52,9 +57,9 @@ class Selection:
         """
         if self.weights_sha256 != spec.identity.weights_sha256 or self.width != spec.n_features:
             raise SelectionError(
-                f"selection {self.name!r} was made for weights {self.weights_sha256[:8]} with {self.width} features, and "
-                f"{spec.model} has weights {spec.identity.weights_sha256[:8]} with {spec.n_features}; feature numbers mean "
-                "something only within one model. Make one with `vitrine prune` on this feature set."
+                f"selection {self.name!r} was made for weights {self.weights_sha256[:8]} with {self.width} features, "
+                f"and {spec.model} has weights {spec.identity.weights_sha256[:8]} with {spec.n_features}; feature "
+                "numbers mean something only within one model. Make one with `vitrine prune` on this feature set."
             )
 
 
@@ -99,26 +104,27 @@ def read_selection(root: ObjectRoot, name: str) -> Selection:
     """
     path = layout.selection(name)
     try:
-        value = parse_json(root.read(path), name=path)
+        value = read_record(root, path)
     except StoreNotFoundError as error:
         there = ", ".join(selection_names(root)) or "none yet"
         raise StoreNotFoundError(
             f"no selection {name!r} in {root.url} (there: {there}); `vitrine prune` makes one."
         ) from error
+    fields = Fields(value, name=path, remedy="Remove it and make it again with `vitrine prune`.")
     try:
         selection = Selection(
-            name=str(value["name"]),
-            features=tuple(int(feature) for feature in value["features"]),
-            width=int(value["width"]),
-            weights_sha256=str(value["weights_sha256"]),
-            layer=int(value["layer"]),
-            kind=str(value["kind"]),
-            made_by=dict(value["made_by"]),
+            name=name,
+            features=fields.integers("features"),
+            width=fields.integer("width", least=1),
+            weights_sha256=fields.text("weights_sha256"),
+            layer=fields.integer("layer"),
+            kind=fields.text("kind"),
+            made_by=fields.mapping("made_by"),
         )
-    except (KeyError, TypeError, ValueError) as error:
-        raise CorruptError(f"{path} is not a selection ({error!r}). Make it again with `vitrine prune`.") from error
-    if selection.digest != value.get("digest"):
-        raise CorruptError(f"{path} was changed after it was written. Make it again with `vitrine prune`.")
+    except SelectionError as error:
+        raise fields.corrupt(f"it is no selection ({error})") from error
+    if selection.digest != fields.text("digest"):
+        raise fields.corrupt("the file was changed after it was written")
     return selection
 
 

@@ -8,21 +8,21 @@ behind the array's last row are absent.
 The format is the `sharding_indexed` codec of the Zarr v3 specification (ZEP 2).
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Any
 
 import numpy as np
 
-from feature_store.errors import CorruptError, ShardError
-from feature_store.objects import Buffer, crc32c
+from feature_store.durable_files import Buffer
+from feature_store.errors import ShardError
+from feature_store.objects import crc32c
 from feature_store.shards import ROWS_PER_CHUNK
+from feature_store.zarr_metadata import array_metadata, bytes_codec
 
 _ABSENT = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
 _INDEX_ENTRY_BYTES = 16
 _CHECKSUM_BYTES = 4
-_DTYPES = {"float16", "float32", "bool"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,41 +68,22 @@ class ArrayLayout:
 
     def metadata(self) -> dict[str, Any]:
         """The array's `zarr.json`."""
-        row_axes = list(self.row_shape)
-        return {
-            "zarr_format": 3,
-            "node_type": "array",
-            "shape": [self.n_rows, *row_axes],
-            "data_type": self.dtype,
-            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [self.rows_per_shard, *row_axes]}},
-            "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
-            "fill_value": False if self.dtype == "bool" else 0.0,
-            "codecs": [
-                {
-                    "name": "sharding_indexed",
-                    "configuration": {
-                        "chunk_shape": [ROWS_PER_CHUNK, *row_axes],
-                        "codecs": [self._bytes_codec()],
-                        "index_codecs": [
-                            {"name": "bytes", "configuration": {"endian": "little"}},
-                            {"name": "crc32c"},
-                        ],
-                        "index_location": "end",
-                    },
-                }
-            ],
-            "attributes": {},
-            "dimension_names": list(self.axes),
-            "storage_transformers": [],
+        sharding = {
+            "name": "sharding_indexed",
+            "configuration": {
+                "chunk_shape": [ROWS_PER_CHUNK, *self.row_shape],
+                "codecs": [bytes_codec(self.dtype)],
+                "index_codecs": [bytes_codec("uint64"), {"name": "crc32c"}],
+                "index_location": "end",
+            },
         }
-
-    def _bytes_codec(self) -> dict[str, Any]:
-        if np.dtype(self.dtype).itemsize == 1:
-            return {"name": "bytes"}
-        return {"name": "bytes", "configuration": {"endian": "little"}}
-
-
-GROUP_METADATA: Mapping[str, Any] = {"zarr_format": 3, "node_type": "group", "attributes": {}}
+        return array_metadata(
+            shape=(self.n_rows, *self.row_shape),
+            chunk_shape=(self.rows_per_shard, *self.row_shape),
+            dtype=self.dtype,
+            codecs=[sharding],
+            axes=self.axes,
+        )
 
 
 def encode_shard(layout: ArrayLayout, rows: np.ndarray[Any, Any]) -> list[Buffer]:
@@ -127,7 +108,7 @@ def encode_shard(layout: ArrayLayout, rows: np.ndarray[Any, Any]) -> list[Buffer
         raise ShardError(f"{len(rows)} rows do not make a shard of {layout.rows_per_shard}; see shards_of().")
     present = layout.n_chunks(len(rows))
     padding_bytes = present * layout.chunk_bytes - len(rows) * layout.row_bytes
-    body = memoryview(np.ascontiguousarray(rows).reshape(-1).view(np.uint8))
+    body = np.ascontiguousarray(rows).reshape(-1).view(np.uint8).data
     return [body, bytes(padding_bytes), encode_index(layout, present)]
 
 
@@ -138,19 +119,3 @@ def encode_index(layout: ArrayLayout, present: int) -> bytes:
     entries[:present, 1] = layout.chunk_bytes
     index = entries.tobytes()
     return index + crc32c([index]).to_bytes(_CHECKSUM_BYTES, "little")
-
-
-def check_metadata(stored: Mapping[str, Any], layout: ArrayLayout, name: str) -> None:
-    """Hold a stored `zarr.json` to what the feature set declares.
-
-    Raises:
-        CorruptError: any field differs; another layout could not be mapped, and its codecs might run code.
-    """
-    expected = layout.metadata()
-    # zarr-python writes these two out or leaves them away, with one meaning.
-    optional: dict[str, Any] = {"storage_transformers": [], "attributes": {}}
-    differing = [key for key in {*expected, *stored} if {**optional, **stored}.get(key) != expected.get(key)]
-    if layout.dtype not in _DTYPES or differing:
-        raise CorruptError(
-            f"{name} differs from its feature set in {sorted(differing)}. Restore it from a copy, or extract anew."
-        )

@@ -1,23 +1,27 @@
 """Reading one array of a feature set: by memory map where the disk is local, else through zarr-python.
 
 A map is trusted only after zarr.json, the object's size and its index have been checked; whatever else is found goes to
-zarr-python, which reads any legal array. Nothing is read that is not asked for.
+zarr-python, which reads any legal shard. Nothing is read that is not asked for.
 """
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Any, TypeAlias
 
 import numpy as np
 import zarr
+from jaxtyping import Int64, Shaped
 
-from feature_store.canonical import parse_json
-from feature_store.errors import CorruptError
+from feature_store.errors import CorruptError, StoreNotFoundError
 from feature_store.layout import shard_object
 from feature_store.objects import ObjectRoot
-from feature_store.shard_format import ArrayLayout, check_metadata, encode_index
-from feature_store.shards import Shard, shards_of
+from feature_store.records import read_record
+from feature_store.shard_format import ArrayLayout, encode_index
+from feature_store.shards import ROWS_PER_CHUNK, Shard, shards_of
+from feature_store.zarr_metadata import require_metadata
 
-Rows = np.ndarray[Any, Any]
+Rows: TypeAlias = Shaped[np.ndarray, "rows ..."]
+RowNumbers: TypeAlias = Int64[np.ndarray, " rows"]
 
 
 class TokenReader:
@@ -27,6 +31,9 @@ class TokenReader:
         root: the store.
         array: the array's path.
         layout: what the feature set declares of it.
+
+    Raises:
+        CorruptError: the array's zarr.json is missing, or says something else.
     """
 
     def __init__(self, root: ObjectRoot, array: str, layout: ArrayLayout) -> None:
@@ -35,78 +42,96 @@ class TokenReader:
         self._layout = layout
         self._shards = shards_of(layout.n_rows, layout.rows_per_shard)
         path = f"{array}/zarr.json"
-        check_metadata(parse_json(root.read(path), name=path), layout, path)
+        try:
+            require_metadata(read_record(root, path), layout.metadata(), path)
+        except StoreNotFoundError as error:
+            raise CorruptError(
+                f"{path} is missing, so nothing says how the array is laid out. Restore it from a copy, or run the "
+                "same `vitrine extract` again."
+            ) from error
 
-    def blocks(self, start: int, stop: int, max_rows: int) -> Iterator[tuple[int, Rows]]:
-        """Rows `start`:`stop` in order, in blocks of at most `max_rows` that never cross a shard.
+    def blocks(self, rows: RowNumbers, max_rows: int) -> Iterator[tuple[RowNumbers, Rows]]:
+        """Ascending rows, in blocks of at most `max_rows` that never cross a shard.
 
         Yields:
-            (first row, rows [n, ...] in the storage dtype); read-only where mapped.
+            (row numbers [n], rows [n, ...] in the storage dtype). Consecutive rows of a mapped shard are a read-only
+            view of the file; others are a copy.
         """
-        if start >= stop:
-            return
-        first, last = start // self._layout.rows_per_shard, (stop - 1) // self._layout.rows_per_shard
-        for shard in self._shards[first : last + 1]:
+        shard_of_row = rows // self._layout.rows_per_shard
+        for of_shard in np.split(rows, np.flatnonzero(np.diff(shard_of_row)) + 1) if rows.size else []:
+            shard = self._shards[int(of_shard[0]) // self._layout.rows_per_shard]
             body = self._open_shard(shard)
-            low, high = max(start, shard.start), min(stop, shard.stop)
-            for begin in range(low, high, max_rows):
-                end = min(begin + max_rows, high)
-                yield begin, np.asarray(body[begin - shard.start : end - shard.start])
+            for begin in range(0, len(of_shard), max_rows):
+                wanted = of_shard[begin : begin + max_rows]
+                first, last = int(wanted[0]) - shard.start, int(wanted[-1]) - shard.start
+                if last - first == len(wanted) - 1:
+                    yield wanted, body[first : last + 1]
+                else:
+                    yield wanted, body[wanted - shard.start]
 
-    def gather(self, rows: Sequence[int] | np.ndarray[Any, Any]) -> Rows:
+    def gather(self, rows: RowNumbers) -> Rows:
         """The given rows, in the order given, as a new array."""
-        wanted = np.asarray(rows, dtype=np.int64)
-        gathered = np.empty((len(wanted), *self._layout.row_shape), dtype=self._layout.dtype)
-        shard_of_row = wanted // self._layout.rows_per_shard
+        gathered = np.empty((len(rows), *self._layout.row_shape), dtype=self._layout.dtype)
+        shard_of_row = rows // self._layout.rows_per_shard
         for index in np.unique(shard_of_row):
             shard = self._shards[index]
             places = np.flatnonzero(shard_of_row == index)
-            body = self._open_shard(shard)
-            if isinstance(body, np.ndarray):
-                gathered[places] = body[wanted[places] - shard.start]
-            else:
-                for place in places:
-                    gathered[place] = body[wanted[place] - shard.start]
+            gathered[places] = self._open_shard(shard)[rows[places] - shard.start]
         return gathered
 
     def _open_shard(self, shard: Shard) -> "Rows | _ZarrRows":
         mapped = self._map(shard)
-        return mapped if mapped is not None else _ZarrRows(self._zarr_array(), shard)
+        return mapped if mapped is not None else _ZarrRows(self._zarr_array, shard)
 
     def _map(self, shard: Shard) -> Rows | None:
         layout = self._layout
         name = shard_object(self._array, shard, 1 + len(layout.row_shape))
-        path = self._root.local_path(name)
-        if path is None:
-            return None
-        try:
-            size_bytes = path.stat().st_size
-        except FileNotFoundError as error:
+        size_bytes = self._root.size_bytes(name)
+        if size_bytes is None:
             raise CorruptError(
-                f"{name} is missing, though its receipt says it is there. Run the extraction again."
-            ) from error
-        present = layout.n_chunks(shard.n_rows)
-        if size_bytes != layout.shard_bytes(shard.n_rows):
+                f"{name} is missing, though its receipt says it is there. Run the same `vitrine extract` again."
+            )
+        path = self._root.local_path(name)
+        if path is None or size_bytes != layout.shard_bytes(shard.n_rows):
             return None
-        octets = np.memmap(path, dtype=np.uint8, mode="r")
-        if octets[-layout.index_bytes :].tobytes() != encode_index(layout, present):
+        octets = np.memmap(path, dtype=np.uint8, mode="r", shape=(size_bytes,))
+        if octets[-layout.index_bytes :].tobytes() != encode_index(layout, layout.n_chunks(shard.n_rows)):
             return None
-        body = octets[: shard.n_rows * layout.row_bytes]
-        return np.asarray(body).view(np.dtype(layout.dtype).newbyteorder("<")).reshape(shard.n_rows, *layout.row_shape)
+        body = np.asarray(octets[: shard.n_rows * layout.row_bytes])
+        return body.view(np.dtype(layout.dtype).newbyteorder("<")).reshape(shard.n_rows, *layout.row_shape)
 
+    @cached_property
     def _zarr_array(self) -> Any:
-        # check_metadata has held the codecs to the allow-list, so opening cannot run anybody's code.
+        # The metadata has been held to one codec that runs nobody's code and claims no more than a chunk.
         return zarr.open_array(self._root.zarr_store(self._array), mode="r", zarr_format=3)
 
 
 class _ZarrRows:
-    """The rows of one shard through zarr-python; slices and single rows alone, never a whole large array."""
+    """The rows of one shard through zarr-python, chunk by chunk; never a whole large array."""
 
     def __init__(self, array: Any, shard: Shard) -> None:
         self._array = array
-        self._start = shard.start
+        self._shard = shard
 
-    def __getitem__(self, rows: slice | int) -> Rows:
+    def __getitem__(self, rows: slice | RowNumbers) -> Rows:
         if isinstance(rows, slice):
-            return np.asarray(self._array[self._start + rows.start : self._start + rows.stop])
-        return np.asarray(self._array[self._start + int(rows)])
+            return self._read(rows.start, rows.stop)
+        found = np.empty((len(rows), *self._array.shape[1:]), dtype=self._array.dtype)
+        chunk_of_row = rows // ROWS_PER_CHUNK
+        for chunk in np.unique(chunk_of_row):
+            places = np.flatnonzero(chunk_of_row == chunk)
+            start = int(chunk) * ROWS_PER_CHUNK
+            found[places] = self._read(start, min(start + ROWS_PER_CHUNK, self._shard.n_rows))[rows[places] - start]
+        return found
+
+    def _read(self, start: int, stop: int) -> Rows:
+        try:
+            return np.asarray(self._array[self._shard.start + start : self._shard.start + stop])
+        except OSError:
+            raise
+        except Exception as error:
+            # A broken index leads zarr-python into errors of every kind.
+            raise CorruptError(
+                f"shard {self._shard.index} of {self._array.store} is neither Vitrine's nor one that zarr-python can "
+                f"read ({error!r}). Remove its receipt and run the same `vitrine extract` again."
+            ) from error

@@ -6,41 +6,62 @@ object's content is a function of its name, so two writers of one shard do no ha
 """
 
 from collections.abc import Mapping, Sequence
+from typing import TypeAlias
 
 import numpy as np
+from jaxtyping import Shaped
 
 from feature_store import layout
 from feature_store.arrays import all_arrays, token_names
 from feature_store.canonical import parse_json, pretty_json
+from feature_store.durable_files import PARTIAL_SUFFIX
 from feature_store.errors import CorruptError, ShardError, StoreError, StoreNotFoundError
 from feature_store.identity import FeatureSetSpec, TokenKind, require_same
 from feature_store.objects import ObjectRoot, crc32c, open_root
 from feature_store.receipts import InvalidRow, Receipt, StoredObject
-from feature_store.shard_format import GROUP_METADATA, encode_shard
+from feature_store.records import Fields, read_record
+from feature_store.shard_format import encode_shard
 from feature_store.shards import Shard, shards_of
+from feature_store.zarr_metadata import GROUP_METADATA
 
-Tokens = Mapping[tuple[int, TokenKind], np.ndarray]
+Tokens: TypeAlias = Mapping[tuple[int, TokenKind], Shaped[np.ndarray, "rows ..."]]
+# Stands in the root of every fresh ext4 volume.
+_VOLUME_FOLDER = "lost+found"
 
 
 def create_store(url: str) -> ObjectRoot:
     """Open the store at `url` for writing, and make it where there is none.
 
     Raises:
-        StoreError: the place holds something that is not a store of this schema.
+        StoreError: the place holds something that is not a store of this schema, or cannot be written.
     """
     root = open_root(url)
+    try:
+        if not root.exists(layout.STORE_FILE):
+            _require_free(root)
+            root.put_new(layout.STORE_FILE, pretty_json({"schema": layout.SCHEMA_NUMBER, "written_by": "vitrine"}))
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        raise StoreError(
+            f"no store can be made at {root.url} ({error.strerror or error}); choose a folder that you may write."
+        ) from error
+    check_store(root)
+    # What killed runs left; a feature set's own folder is swept by the run that goes on with it.
+    root.sweep_partials("", recursive=False)
+    for folder in (layout.DATASETS, layout.SELECTIONS, layout.RESULTS, layout.RUNS):
+        root.sweep_partials(folder)
+    return root
+
+
+def _require_free(root: ObjectRoot) -> None:
     local = root.local_path("")
     if local is not None and local.exists() and not local.is_dir():
         raise StoreError(f"{root.url} is a file, and a store is a folder; choose another --store.")
-    content = pretty_json({"schema": layout.SCHEMA_NUMBER, "written_by": "vitrine"})
-    if not root.exists(layout.STORE_FILE):
-        if root.list(""):
-            raise StoreError(
-                f"{root.url} holds other files and no {layout.STORE_FILE}; it is not a store. Choose a new or empty folder."
-            )
-        root.put_new(layout.STORE_FILE, content)
-    check_store(root)
-    return root
+    others = [name for name in root.list("") if name != _VOLUME_FOLDER and not name.endswith(PARTIAL_SUFFIX)]
+    if others:
+        raise StoreError(
+            f"{root.url} holds {others[0]!r} and no {layout.STORE_FILE}, so it is not a store; choose a new or an "
+            "empty folder."
+        )
 
 
 def check_store(root: ObjectRoot) -> None:
@@ -51,15 +72,17 @@ def check_store(root: ObjectRoot) -> None:
         CorruptError: a store of another schema.
     """
     try:
-        data = root.read(layout.STORE_FILE)
+        record = read_record(root, layout.STORE_FILE)
     except StoreNotFoundError as error:
         raise StoreNotFoundError(
-            f"no store at {root.url}: it has no {layout.STORE_FILE}. `vitrine extract ... --store {root.url}` makes one."
+            f"no store at {root.url}: it has no {layout.STORE_FILE}. "
+            f"`vitrine extract ... --store {root.url}` makes one."
         ) from error
-    schema = parse_json(data, name=f"{root.url}/{layout.STORE_FILE}").get("schema")
+    remedy = f"It is no store of Vitrine's; restore {layout.STORE_FILE} in {root.url} from a copy."
+    schema = Fields(record, name=layout.STORE_FILE, remedy=remedy).integer("schema")
     if schema != layout.SCHEMA_NUMBER:
         raise CorruptError(
-            f"{root.url} has store schema {schema!r}, and this Vitrine reads {layout.SCHEMA_NUMBER}. "
+            f"{root.url} has store schema {schema}, and this Vitrine reads {layout.SCHEMA_NUMBER}. "
             "Use the Vitrine that wrote it, or extract anew."
         )
 
@@ -74,7 +97,9 @@ def create_feature_set(root: ObjectRoot, dataset: str, spec: FeatureSetSpec) -> 
 
     Raises:
         IdentityMismatchError: another identity or shape stands at the place, with every differing value.
+        CorruptError: `spec` itself, or the record that stands there, is not one that could be read again.
     """
+    FeatureSetSpec.from_json(parse_json(pretty_json(spec.to_json()), name="the new feature set"))
     folder = layout.feature_set_folder(dataset, spec)
     path = f"{folder}/feature_set.json"
     if not root.put_new(path, pretty_json(spec.to_json())):
@@ -84,15 +109,22 @@ def create_feature_set(root: ObjectRoot, dataset: str, spec: FeatureSetSpec) -> 
 
 
 def _write_array_metadata(root: ObjectRoot, folder: str, spec: FeatureSetSpec) -> None:
-    """Idempotent: a run killed before this was done is helped by the next."""
+    """Idempotent: a run killed before this was done is helped by the next, and a damaged file is made good."""
     groups = [layout.tokens_group(folder)]
     groups += [f"{groups[0]}/layer_{layer}" for layer in spec.identity.layers]
     contents = {f"{group}/zarr.json": pretty_json(dict(GROUP_METADATA)) for group in groups}
     for array, array_layout in all_arrays(folder, spec):
         contents[f"{array}/zarr.json"] = pretty_json(array_layout.metadata())
     for path, content in contents.items():
-        if root.size_bytes(path) != len(content):
+        if not _says(root, path, content):
             root.put(path, [content])
+
+
+def _says(root: ObjectRoot, path: str, content: bytes) -> bool:
+    try:
+        return root.read(path, max_bytes=len(content) + 1) == content
+    except StoreNotFoundError:
+        return False
 
 
 def read_spec(root: ObjectRoot, folder: str) -> FeatureSetSpec:
@@ -103,7 +135,7 @@ def read_spec(root: ObjectRoot, folder: str) -> FeatureSetSpec:
         CorruptError: not a record, or changed after it was written.
     """
     path = f"{folder}/feature_set.json"
-    return FeatureSetSpec.from_json(parse_json(root.read(path), name=path), name=path)
+    return FeatureSetSpec.from_json(read_record(root, path), name=path)
 
 
 def write_shard(
@@ -125,9 +157,34 @@ def write_shard(
         invalid: rows without tokens, with their reasons.
 
     Raises:
-        ShardError: rows that cut through a shard, a missing or surplus array, or an array of the wrong shape.
+        ShardError: rows that cut through a shard, a missing or surplus array, an array of the wrong shape, or an
+            invalid row that lies outside the shard or has tokens.
         OSError: the disk is full or failing; the shard is not committed.
     """
+    _check_shard(spec, shard, tokens, invalid)
+    valid = np.ones(shard.n_rows, dtype=bool)
+    valid[[entry.row - shard.start for entry in invalid]] = False
+    arrays = [*(tokens[name] for name in token_names(spec)), valid]
+    encoded = {
+        layout.shard_object(array, shard, 1 + len(array_layout.row_shape)): encode_shard(array_layout, rows)
+        for (array, array_layout), rows in zip(all_arrays(folder, spec), arrays, strict=True)
+    }
+    for path, parts in encoded.items():
+        root.put(path, parts)
+    objects = tuple(
+        StoredObject(
+            path=path.removeprefix(f"{folder}/"),
+            size_bytes=sum(memoryview(part).nbytes for part in parts),
+            crc32c=crc32c(parts),
+        )
+        for path, parts in encoded.items()
+    )
+    receipt = Receipt(shard=shard.index, start=shard.start, stop=shard.stop, objects=objects, invalid=tuple(invalid))
+    root.put(layout.receipt(folder, shard), [pretty_json(receipt.to_json())])
+    return receipt
+
+
+def _check_shard(spec: FeatureSetSpec, shard: Shard, tokens: Tokens, invalid: Sequence[InvalidRow]) -> None:
     if shard not in shards_of(spec.n_rows, spec.rows_per_shard)[shard.index : shard.index + 1]:
         raise ShardError(
             f"rows {shard.start}:{shard.stop} are not shard {shard.index} of {spec.n_rows} rows cut every "
@@ -135,28 +192,24 @@ def write_shard(
         )
     if set(tokens) != set(token_names(spec)):
         raise ShardError(f"arrays {sorted(tokens)} given, {sorted(token_names(spec))} declared; write all of them.")
-    valid = np.ones(shard.n_rows, dtype=bool)
-    valid[[entry.row - shard.start for entry in invalid]] = False
-    arrays = [*(tokens[name] for name in token_names(spec)), valid]
-    objects = []
-    for (array, array_layout), rows in zip(all_arrays(folder, spec), arrays, strict=True):
+    for (layer, kind), rows in tokens.items():
         if len(rows) != shard.n_rows:
-            raise ShardError(f"{len(rows)} rows for shard {shard.index} of {shard.n_rows}; write the whole shard.")
-        parts = encode_shard(array_layout, rows)
-        path = layout.shard_object(array, shard, 1 + len(array_layout.row_shape))
-        root.put(path, parts)
-        objects.append(
-            StoredObject(
-                path=path.removeprefix(f"{folder}/"),
-                size_bytes=sum(memoryview(part).nbytes for part in parts),
-                crc32c=crc32c(parts),
+            raise ShardError(
+                f"{len(rows)} rows of {kind} of layer {layer} for shard {shard.index}, which has {shard.n_rows}; write "
+                "the whole shard."
             )
+    places = [entry.row - shard.start for entry in invalid]
+    if places != sorted(set(places)) or (places and not 0 <= places[0] <= places[-1] < shard.n_rows):
+        raise ShardError(
+            f"invalid rows {[entry.row for entry in invalid][:10]} of shard {shard.index}: name rows of "
+            f"{shard.start}..{shard.stop - 1}, each once, ascending."
         )
-    receipt = Receipt(
-        shard=shard.index, start=shard.start, stop=shard.stop, objects=tuple(objects), invalid=tuple(invalid)
-    )
-    root.put(layout.receipt(folder, shard), [pretty_json(receipt.to_json())])
-    return receipt
+    for (layer, kind), rows in tokens.items():
+        if places and rows[places].any():
+            raise ShardError(
+                f"invalid rows of shard {shard.index} have {kind} of layer {layer} that are not zero; what a row "
+                "without tokens holds must not depend on chance. Set them to zero."
+            )
 
 
 def committed_receipts(root: ObjectRoot, folder: str, spec: FeatureSetSpec) -> dict[int, Receipt]:
@@ -172,7 +225,7 @@ def committed_receipts(root: ObjectRoot, folder: str, spec: FeatureSetSpec) -> d
             continue
         path = layout.receipt(folder, shard)
         try:
-            receipt = Receipt.from_json(parse_json(root.read(path), name=path), name=path)
+            receipt = Receipt.from_json(read_record(root, path), name=path)
         except (CorruptError, StoreNotFoundError):
             continue
         if _holds(root, folder, spec, shard, receipt):
@@ -189,5 +242,7 @@ def _holds(root: ObjectRoot, folder: str, spec: FeatureSetSpec, shard: Shard, re
         )
         for array, array_layout in all_arrays(folder, spec)
     }
-    stated = {stored.path: stored.size_bytes for stored in receipt.objects}
-    return stated == expected and all(root.size_bytes(f"{folder}/{path}") == size for path, size in expected.items())
+    stated = [(stored.path, stored.size_bytes) for stored in receipt.objects]
+    return stated == list(expected.items()) and all(
+        root.size_bytes(f"{folder}/{path}") == size for path, size in expected.items()
+    )

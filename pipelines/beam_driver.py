@@ -1,8 +1,8 @@
-"""The child process that runs a Beam pipeline with several workers, and ends when one of them does."""
+"""The child process that runs a Beam pipeline in worker processes, and ends when one of them does."""
 
-import ctypes
 import json
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -10,53 +10,49 @@ import time
 from pathlib import Path
 from typing import Any
 
-import apache_beam as beam
-from apache_beam.options.pipeline_options import PipelineOptions
-from apache_beam.runners.portability.fn_api_runner import FnApiRunner
-
 from feature_store import Shard
 from pipelines.beam_engine import build
 from pipelines.meter import read_counts
 from pipelines.plan import ExtractionPlan
+from pipelines.quiet_beam import FnApiRunner, PipelineOptions, SubprocessSDKEnvironment, beam
+from pipelines.stopping import end_with_parent
 from pipelines.watched_beam import WORKER_DIED_EXIT
 
-_PR_SET_PDEATHSIG = 1
 # Long enough for the kernel to reap a dead worker, so that it is told from the living.
 _SETTLE_S = 0.1
 
 
 def _drive(job_file: Path) -> None:
-    """The child process: run the pipeline, and end at once when a worker dies."""
+    """Run the pipeline of a job that `pipelines.watched_beam` wrote; end at once when a worker dies."""
     job = json.loads(job_file.read_text())
-    _die_with_parent(job["parent"])
+    end_with_parent(job["parent"])
     folder = Path(job["progress_folder"])
+    earlier = {count.pid for count in read_counts(folder)}
     death_file = Path(job["death_file"])
-    threading.excepthook = lambda arguments: _on_thread_error(arguments, folder, death_file)
-    plan = ExtractionPlan.from_json(job["plan"])
-    options = PipelineOptions(
-        job["arguments"], direct_num_workers=job["workers"], direct_running_mode="multi_processing"
+    threading.excepthook = lambda arguments: _on_thread_error(arguments, folder, earlier, death_file)
+    os.environ["VITRINE_BEAM_DRIVER"] = str(os.getpid())
+    # `exec`: no shell stays between this process and its worker, which would hide a signal and outlive both.
+    worker = SubprocessSDKEnvironment.from_command_string(
+        f"exec {shlex.quote(sys.executable)} -m pipelines.beam_worker"
     )
-    pipeline = beam.Pipeline(runner=FnApiRunner(), options=options)
-    build(pipeline, plan, [Shard(**shard) for shard in job["shards"]], folder)
-    pipeline.run().wait_until_finish()
+    options = PipelineOptions(job["arguments"], direct_num_workers=job["workers"])
+    with beam.Pipeline(runner=FnApiRunner(default_environment=worker), options=options) as pipeline:
+        plan = ExtractionPlan.from_json(job["plan"])
+        build(pipeline, plan, [Shard(**shard) for shard in job["shards"]], folder)
 
 
-def _on_thread_error(arguments: Any, folder: Path, death_file: Path) -> None:
+def _on_thread_error(arguments: Any, folder: Path, earlier: set[int], death_file: Path) -> None:
     """Beam's thread that waits for a worker raises when the worker ends badly; its main thread then waits for ever."""
     text = str(arguments.exc_value)
     if "return code" not in text:
         threading.__excepthook__(arguments)
         return
     code = int(text.rsplit(" ", 1)[-1])
-    # The shell between Beam and its worker turns a signal into 128 + its number.
-    number = -code if code < 0 else code - 128
-    try:
-        name = signal.Signals(number).name
-    except ValueError:
-        name = f"exit status {code}"
+    name = signal.Signals(-code).name if code < 0 else f"exit status {code}"
     time.sleep(_SETTLE_S)
-    in_hand = sorted(count.shard for count in read_counts(folder) if count.shard is not None and not _alive(count.pid))
-    death_file.write_text(json.dumps({"signal_name": name, "shards": in_hand}))
+    ours = [count for count in read_counts(folder) if count.pid not in earlier]
+    in_hand = sorted(count.shard for count in ours if count.shard is not None and not _alive(count.pid))
+    death_file.write_text(json.dumps({"cause": name, "shards": in_hand}))
     os._exit(WORKER_DIED_EXIT)
 
 
@@ -66,13 +62,6 @@ def _alive(pid: int) -> bool:
     except (FileNotFoundError, ProcessLookupError, IndexError):
         return False
     return state != "Z"
-
-
-def _die_with_parent(parent: int) -> None:
-    """Let the kernel end this process when its parent ends, however that happens (Linux)."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)
 
 
 if __name__ == "__main__":

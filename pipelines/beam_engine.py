@@ -9,19 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import apache_beam as beam
 import torch
-from apache_beam.options.pipeline_options import PipelineOptions
-from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
 from feature_store import Shard
-from feature_store.errors import StoreError
-from pipelines.extract import StopRequestedError, extract_shard
-from pipelines.failures import ShardFailure, read_failures, write_failure
-from pipelines.meter import Meter
+from pipelines.extract import StoreUnwritableError, extract_shard
+from pipelines.failures import EngineError, ShardFailure, read_failures, reason_of, write_failure
+from pipelines.meter import process_meter
 from pipelines.plan import ExtractionPlan
-from pipelines.stopping import stop_requested
+from pipelines.quiet_beam import FnApiRunner, PipelineOptions, beam
+from pipelines.stopping import StopRequestedError, stop_requested
 from pipelines.watched_beam import run_watched
+
+ShardRows = tuple[int, int, int]
 
 
 class ExtractShard(beam.DoFn):  # type: ignore[misc]  # Beam ships no types
@@ -34,23 +33,32 @@ class ExtractShard(beam.DoFn):  # type: ignore[misc]  # Beam ships no types
 
     def __init__(self, plan: str, progress_folder: str) -> None:
         self._plan_json = plan
-        self._folder = progress_folder
+        self._folder_name = progress_folder
+        self._unwritable: str | None = None
 
     def setup(self) -> None:
-        """Prepare the process; Beam calls it once for each."""
+        """Prepare the process."""
         self._plan = ExtractionPlan.from_json(self._plan_json)
+        self._folder = Path(self._folder_name)
+        self._folder.mkdir(parents=True, exist_ok=True)
         torch.set_num_threads(self._plan.threads)
-        self._meter = Meter(Path(self._folder))
 
-    def process(self, shard: tuple[int, int, int]) -> Iterator[int]:
+    def process(self, rows: ShardRows) -> Iterator[int]:
         """Yields the index of the shard when it is committed."""
-        index, start, stop = shard
+        index, start, stop = rows
         try:
-            yield extract_shard(self._plan, Shard(index=index, start=start, stop=stop), meter=self._meter).shard
-        except (OSError, ValueError, RuntimeError, MemoryError, StoreError) as error:
+            if self._unwritable is not None:
+                raise StoreUnwritableError(self._unwritable)
+            shard = Shard(index=index, start=start, stop=stop)
+            yield extract_shard(self._plan, shard, meter=process_meter(self._folder)).shard
+        except StopRequestedError:
+            return
+        except Exception as error:
             # Reported instead of raised: the local runner would give up the other shards.
-            reason = " ".join(f"{type(error).__name__}: {error}".split())[:500]
-            write_failure(Path(self._folder), ShardFailure(shard=index, reason=reason))
+            write_failure(self._folder, ShardFailure(shard=index, reason=reason_of(error)))
+            if isinstance(error, StoreUnwritableError):
+                # The rest would be computed for nothing.
+                self._unwritable = str(error)
 
 
 def build(root: Any, plan: ExtractionPlan, shards: Sequence[Shard], progress_folder: Path) -> Any:
@@ -76,26 +84,29 @@ class BeamEngine:
     def __call__(
         self, plan: ExtractionPlan, shards: Sequence[Shard], progress_folder: Path, workers: int
     ) -> list[ShardFailure]:
-        """Compute and commit the shards; returns those that kept failing."""
-        if any(argument.startswith("--runner") for argument in self.arguments):
-            pipeline = beam.Pipeline(options=PipelineOptions(list(self.arguments)))
-            build(pipeline, plan, shards, progress_folder)
-            pipeline.run().wait_until_finish()
-        elif workers == 1:
-            _run_here(plan, shards, progress_folder, self.arguments)
-        else:
-            deaths = run_watched(plan, shards, progress_folder, workers, self.arguments)
-            return sorted([*read_failures(progress_folder), *deaths], key=lambda failure: failure.shard)
+        """Compute and commit the shards; returns those that kept failing.
+
+        Raises:
+            EngineError: Beam itself failed.
+        """
+        if workers > 1 and not _names_runner(self.arguments):
+            return run_watched(plan, shards, progress_folder, workers, self.arguments)
+        try:
+            with _pipeline(self.arguments) as pipeline:
+                build(pipeline, plan, shards, progress_folder)
+        except Exception as error:
+            # A stop that was asked for is no error, whatever it made the runner say.
+            if not stop_requested.is_set():
+                raise EngineError(f"Beam failed: {reason_of(error)}") from error
         return read_failures(progress_folder)
 
 
-def _run_here(plan: ExtractionPlan, shards: Sequence[Shard], progress_folder: Path, arguments: Sequence[str]) -> None:
+def _names_runner(arguments: Sequence[str]) -> bool:
+    return any(argument.startswith("--runner") for argument in arguments)
+
+
+def _pipeline(arguments: Sequence[str]) -> Any:
+    if _names_runner(arguments):
+        return beam.Pipeline(options=PipelineOptions(list(arguments)))
     options = PipelineOptions(list(arguments), direct_num_workers=1, direct_running_mode="in_memory")
-    pipeline = beam.Pipeline(runner=FnApiRunner(), options=options)
-    build(pipeline, plan, shards, progress_folder)
-    try:
-        pipeline.run().wait_until_finish()
-    except (StopRequestedError, RuntimeError):
-        # The runner wraps whatever a step raises; a stop that was asked for is no error.
-        if not stop_requested.is_set():
-            raise
+    return beam.Pipeline(runner=FnApiRunner(), options=options)

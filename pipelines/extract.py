@@ -3,15 +3,12 @@
 It may be repeated, killed at any instant and run beside itself: the shard's bytes depend on the plan alone.
 """
 
-import errno
+import contextlib
 import functools
-import hashlib
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import groupby
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,25 +20,18 @@ from feature_store.objects import open_root
 from pipelines.backbones import Backbone, BackboneRequest, load_backbone
 from pipelines.meter import Meter
 from pipelines.plan import ExtractionPlan, view_columns, views_of
-from pipelines.stopping import stop_requested
-from pipelines.views import UnreadableImageError, cut_view, decode_image, fit_view, read_image_bytes
+from pipelines.prefetch import HOPELESS_ERRORS, prepare_views, with_retries
+from pipelines.stopping import StopRequestedError, stop_requested
 
 NON_FINITE = "non_finite"
-_ATTEMPTS = 3
-_RETRY_DELAY_S = 0.2
-# Trying again makes no room and grants no rights.
-_HOPELESS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
-_BATCHES_AHEAD = 2
-_Result = TypeVar("_Result")
-Prepared = tuple[int, np.ndarray[Any, np.dtype[np.uint8]] | None, str | None]
+ShardTokens = dict[tuple[int, TokenKind], np.ndarray[Any, Any]]
 
 
-class StopRequestedError(Exception):
-    """The run was asked to stop; what is committed stays."""
+class StoreUnwritableError(OSError):
+    """The store takes nothing more (a full or read-only disk): no other shard can be committed either."""
 
-
-class SourceChangedError(ValueError):
-    """An image's bytes are no longer those that the manifest was made of."""
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 def extract_shard(plan: ExtractionPlan, shard: Shard, *, meter: Meter | None = None) -> Receipt:
@@ -56,171 +46,162 @@ def extract_shard(plan: ExtractionPlan, shard: Shard, *, meter: Meter | None = N
         The receipt, which is on the disk when this returns.
 
     Raises:
-        SourceChangedError: an image changed since the manifest was made.
+        SourceChangedError: an image is not the one that the manifest was made of.
         StopRequestedError: `stop_requested` was set.
+        StoreUnwritableError: the store's disk is full, read-only or closed to this user.
         OSError: images cannot be read or the store cannot be written, after several attempts.
     """
+    _check_stop()
     meter = meter or Meter()
-    meter.begin_shard(shard.index)
-    backbone = cached_backbone(plan.backbone, plan.spec.attention_kernel)
-    meter.begin_computing()
-    tokens, invalid = compute_shard(plan, shard, backbone, _manifest(plan.store, plan.dataset_folder), meter)
-    with meter.stage("write"):
-        root = open_root(plan.store)
-        receipt = _with_retries(lambda: write_shard(root, plan.folder, plan.spec, shard, tokens, invalid))
-    meter.end_shard()
-    return receipt
+    with meter.shard(shard.index):
+        backbone = cached_backbone(plan.backbone, plan.spec.attention_kernel)
+        manifest = _manifest(plan.store, plan.dataset_folder)
+        meter.begin_computing()
+        tokens, invalid = compute_shard(plan, shard, backbone, manifest, meter)
+        with meter.stage("write"):
+            return _commit(plan, shard, tokens, invalid)
 
 
 def compute_shard(
     plan: ExtractionPlan, shard: Shard, backbone: Backbone, manifest: pa.Table, meter: Meter
-) -> tuple[dict[tuple[int, TokenKind], np.ndarray[Any, Any]], list[InvalidRow]]:
+) -> tuple[ShardTokens, list[InvalidRow]]:
     """The tokens of one shard, by (layer, kind), and its invalid rows; nothing is written."""
     tokens = {
         (layer, kind): np.zeros((shard.n_rows, *plan.spec.row_shape(kind)), dtype=token_layout(plan.spec, kind).dtype)
         for layer, kind in token_names(plan.spec)
     }
+    batches = _Batches(backbone, tokens, meter, plan.spec.batch_size)
+    views = prepare_views(
+        Path(plan.dataset_root),
+        views_of(manifest, shard.start, shard.stop),
+        backbone.preprocessing,
+        batch_size=plan.spec.batch_size,
+        threads=plan.threads,
+        meter=meter,
+    )
     reasons: dict[int, str] = {}
-    views = views_of(manifest, shard.start, shard.stop)
-    batch = _Batch(plan, backbone, tokens, reasons, shard.start, meter)
-    for row, pixels, reason in prepare_views(plan, views, shard.start, backbone, meter):
-        if pixels is None:
-            reasons[row] = str(reason)
-            meter.add_rows(1)
-        else:
-            batch.add(row, pixels)
-    batch.flush()
-    return tokens, [InvalidRow(row=row, reason=reasons[row]) for row in sorted(reasons)]
+    with contextlib.closing(views):
+        for view in views:
+            if view.pixels is None:
+                reasons[view.place] = str(view.reason)
+                meter.add_rows(1)
+            else:
+                batches.add(view.place, view.pixels)
+    reasons |= dict.fromkeys(batches.finish(), NON_FINITE)
+    return tokens, [InvalidRow(row=shard.start + place, reason=reasons[place]) for place in sorted(reasons)]
 
 
-class _Batch:
-    """Collects views to the one batch shape of the plan, runs it, and puts the tokens into their rows."""
+def _check_stop() -> None:
+    if stop_requested.is_set():
+        raise StopRequestedError("asked to stop between two batches")
+
+
+def _commit(plan: ExtractionPlan, shard: Shard, tokens: ShardTokens, invalid: list[InvalidRow]) -> Receipt:
+    root = open_root(plan.store)
+    try:
+        return with_retries(lambda: write_shard(root, plan.folder, plan.spec, shard, tokens, invalid))
+    except OSError as error:
+        if error.errno not in HOPELESS_ERRORS:
+            raise
+        raise StoreUnwritableError(
+            f"{root.url} takes nothing more ({error.strerror}); free some space or grant the right to write, and run "
+            "the same command again: committed shards stay."
+        ) from error
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Launched:
+    """A batch that the device may still be computing.
+
+    Attributes:
+        places: rows of the shard that it fills.
+        values: what to put there, in the storage dtype, on the host.
+        finite: which views gave finite values throughout.
+        ready: waits until the device has written both; None where they are there already.
+    """
+
+    places: list[int]
+    values: dict[tuple[int, TokenKind], torch.Tensor]
+    finite: torch.Tensor
+    ready: Any
+
+
+class _Batches:
+    """Collects views to batches of one shape, runs them, and puts the tokens into their rows.
+
+    A batch is taken from the device only when the next one is under way, so that a GPU computes while the host
+    prepares. Two pixel buffers take turns: the device may still read one while the other is filled.
+    """
 
     def __init__(
-        self,
-        plan: ExtractionPlan,
-        backbone: Backbone,
-        tokens: Mapping[tuple[int, TokenKind], np.ndarray[Any, Any]],
-        reasons: dict[int, str],
-        start: int,
-        meter: Meter,
+        self, backbone: Backbone, tokens: Mapping[tuple[int, TokenKind], Any], meter: Meter, batch_size: int
     ) -> None:
-        self._plan, self._backbone, self._tokens = plan, backbone, tokens
-        self._reasons, self._start, self._meter = reasons, start, meter
+        self._backbone, self._tokens, self._meter = backbone, tokens, meter
+        self._layers = sorted({layer for layer, _ in tokens})
+        self._on_gpu = backbone.request.device.startswith("cuda")
         side = backbone.preprocessing.image_size
-        self._pixels = np.zeros((plan.spec.batch_size, side, side, 3), dtype=np.uint8)
-        self._rows: list[int] = []
+        shape = (batch_size, side, side, 3)
+        self._buffers = [torch.zeros(shape, dtype=torch.uint8, pin_memory=self._on_gpu) for _ in range(2)]
+        self._pixels = self._buffers[0].numpy()
+        self._places: list[int] = []
+        self._launched: _Launched | None = None
+        self._non_finite: list[int] = []
 
-    def add(self, row: int, pixels: np.ndarray[Any, Any]) -> None:
+    def add(self, place: int, pixels: np.ndarray[Any, Any]) -> None:
         """Take one view; runs the batch when it is full."""
-        self._pixels[len(self._rows)] = pixels
-        self._rows.append(row)
-        if len(self._rows) == len(self._pixels):
-            self.flush()
+        self._pixels[len(self._places)] = pixels
+        self._places.append(place)
+        if len(self._places) == len(self._pixels):
+            self._run()
 
-    def flush(self) -> None:
-        """Run what is there; a tail is padded with zeros, so that the shape never changes."""
-        if stop_requested.is_set():
-            raise StopRequestedError
-        if not self._rows:
-            return
-        self._pixels[len(self._rows) :] = 0
+    def finish(self) -> list[int]:
+        """Run what is left, and give the rows whose tokens are not finite in the storage dtype."""
+        if self._places:
+            # A tail is padded, so that the shape never changes.
+            self._pixels[len(self._places) :] = 0
+            self._run()
         with self._meter.stage("infer"):
-            outputs = self._backbone.forward(self._pixels, self._plan.spec.identity.layers)
-            finite = np.ones(len(self._rows), dtype=bool)
-            places = np.asarray(self._rows) - self._start
-            for name, stored in self._tokens.items():
-                values = outputs[name][: len(places)].to(getattr(torch, str(stored.dtype)))
-                finite &= values.isfinite().flatten(1).all(dim=1).cpu().numpy()
-                stored[places] = values.cpu().numpy()
-        for place in places[~finite]:
-            self._reasons[int(place) + self._start] = NON_FINITE
-            for stored in self._tokens.values():
-                stored[place] = 0
-        self._meter.add_rows(len(self._rows))
-        self._rows = []
+            self._collect()
+        return self._non_finite
 
+    def _run(self) -> None:
+        _check_stop()
+        with self._meter.stage("infer"):
+            launched = self._launch()
+            self._collect()
+            self._launched = launched
+        self._places = []
+        self._buffers.reverse()
+        self._pixels = self._buffers[0].numpy()
 
-def prepare_views(
-    plan: ExtractionPlan, views: Sequence[Mapping[str, Any]], start: int, backbone: Backbone, meter: Meter
-) -> Iterator[Prepared]:
-    """Read, decode, cut and fit views in threads, ahead of the model, and give them in row order.
+    def _launch(self) -> _Launched:
+        outputs = self._backbone.forward(self._pixels, self._layers)
+        finite = torch.ones(len(self._pixels), dtype=torch.bool, device=self._backbone.request.device)
+        values = {}
+        for name, stored in self._tokens.items():
+            rounded = outputs[name].to(getattr(torch, str(stored.dtype)))
+            finite &= rounded.isfinite().flatten(1).all(dim=1)
+            values[name] = rounded.to("cpu", non_blocking=True)
+        host_finite = finite.to("cpu", non_blocking=True)
+        ready = None
+        if self._on_gpu:
+            ready = torch.cuda.Event()
+            ready.record(torch.cuda.current_stream(self._backbone.request.device))
+        return _Launched(places=self._places, values=values, finite=host_finite, ready=ready)
 
-    An image of several views is read and decoded once. At most a few batches wait at any time.
-
-    Yields:
-        (row, uint8 pixels [size, size, 3], None), or (row, None, reason code).
-    """
-    images = [list(group) for _, group in groupby(enumerate(views, start), key=lambda numbered: numbered[1]["uri"])]
-    ahead_rows = _BATCHES_AHEAD * plan.spec.batch_size + plan.threads
-    with ThreadPoolExecutor(plan.threads, thread_name_prefix="decode") as pool:
-        waiting: list[tuple[Future[list[Prepared]], int]] = []
-        n_waiting = 0
-        try:
-            for image in images:
-                waiting.append((pool.submit(_prepare_image, plan, image, backbone, meter), len(image)))
-                n_waiting += len(image)
-                while n_waiting > ahead_rows:
-                    future, n_rows = waiting.pop(0)
-                    n_waiting -= n_rows
-                    yield from future.result()
-            for future, _ in waiting:
-                yield from future.result()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _prepare_image(
-    plan: ExtractionPlan, numbered: Sequence[tuple[int, Mapping[str, Any]]], backbone: Backbone, meter: Meter
-) -> list[Prepared]:
-    uri = numbered[0][1]["uri"]
-    preprocessing = backbone.preprocessing
-    try:
-        with meter.stage("read"):
-            data = _with_retries(lambda: read_image_bytes(Path(plan.dataset_root), uri))
-            _require_unchanged(data, uri, numbered[0][1]["image_sha256"])
-        with meter.stage("decode"):
-            image = decode_image(data, uri)
-            return [
-                (
-                    row,
-                    fit_view(
-                        cut_view(image, view["tile"], view["transform"]),
-                        size=preprocessing.image_size,
-                        fit=preprocessing.fit,
-                        crop_fraction=preprocessing.crop_fraction,
-                        interpolation=preprocessing.interpolation,
-                    ),
-                    None,
-                )
-                for row, view in numbered
-            ]
-    except UnreadableImageError as error:
-        return [(row, None, error.code) for row, _ in numbered]
-
-
-def _require_unchanged(data: bytes, uri: str, content_key: str) -> None:
-    if content_key.startswith("stat:"):
-        size_bytes = int(content_key.split(":")[1].split("-", maxsplit=1)[0])
-        same = len(data) == size_bytes
-    else:
-        same = hashlib.sha256(data).hexdigest() == content_key
-    if not same:
-        raise SourceChangedError(
-            f"image {uri!r} changed while its features were being extracted; run the command again, which makes a new "
-            "manifest and, for the changed pixels, a new feature set."
-        )
-
-
-def _with_retries(action: Callable[[], _Result]) -> _Result:
-    for attempt in range(1, _ATTEMPTS + 1):
-        try:
-            return action()
-        except OSError as error:
-            if error.errno in _HOPELESS or attempt == _ATTEMPTS:
-                raise
-            time.sleep(_RETRY_DELAY_S * attempt)
-    raise AssertionError("unreachable")
+    def _collect(self) -> None:
+        launched, self._launched = self._launched, None
+        if launched is None:
+            return
+        if launched.ready is not None:
+            launched.ready.synchronize()
+        places = np.asarray(launched.places)
+        finite = launched.finite.numpy()[: len(places)]
+        for name, stored in self._tokens.items():
+            stored[places] = launched.values[name].numpy()[: len(places)]
+            stored[places[~finite]] = 0
+        self._non_finite += places[~finite].tolist()
+        self._meter.add_rows(len(places))
 
 
 @functools.lru_cache(maxsize=1)

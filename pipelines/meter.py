@@ -5,6 +5,7 @@ doing stands in it afterwards.
 """
 
 import contextlib
+import functools
 import json
 import os
 import threading
@@ -40,7 +41,7 @@ class WorkerCount:
 
 
 class Meter:
-    """Counts for one worker; thread-safe.
+    """Counts for one worker; stages may be timed from several threads.
 
     Args:
         folder: where the counter file goes, or None to count without one.
@@ -50,8 +51,6 @@ class Meter:
         self.count = WorkerCount()
         self._path = None if folder is None else folder / f"worker-{self.count.pid}.json"
         self._lock = threading.Lock()
-        self._shard_start = 0.0
-        self._seconds_before: dict[str, float] = {}
 
     @contextlib.contextmanager
     def stage(self, name: Stage) -> Iterator[None]:
@@ -64,12 +63,19 @@ class Meter:
             with self._lock:
                 self.count.seconds[name] += elapsed
 
-    def begin_shard(self, index: int) -> None:
-        """Say which shard is worked on from now."""
+    @contextlib.contextmanager
+    def shard(self, index: int) -> Iterator[None]:
+        """Say which shard the block works on, and that it is committed when the block ends without an error."""
         self.count.shard = index
-        self._shard_start = time.perf_counter()
-        self._seconds_before = dict(self.count.seconds)
+        start, before = time.perf_counter(), dict(self.count.seconds)
         self._save()
+        try:
+            yield
+            split = {name: self.count.seconds[name] - before[name] for name in STAGES}
+            self.count.shards.append((index, time.perf_counter() - start, split))
+        finally:
+            self.count.shard = None
+            self._save()
 
     def begin_computing(self) -> None:
         """Say that the model is loaded: what comes from now on is work, not start-up."""
@@ -81,20 +87,20 @@ class Meter:
         self.count.rows += n_rows
         self._save()
 
-    def end_shard(self) -> None:
-        """Say that the shard is committed."""
-        if self.count.shard is not None:
-            split = {name: self.count.seconds[name] - self._seconds_before[name] for name in STAGES}
-            self.count.shards.append((self.count.shard, time.perf_counter() - self._shard_start, split))
-        self.count.shard = None
-        self._save()
-
     def _save(self) -> None:
         if self._path is None:
             return
         new = self._path.with_suffix(".new")
-        new.write_text(json.dumps(asdict(self.count)))
-        new.replace(self._path)
+        # A full disk for temporary files is no reason to lose a shard.
+        with contextlib.suppress(OSError):
+            new.write_text(json.dumps(asdict(self.count)))
+            new.replace(self._path)
+
+
+@functools.lru_cache(maxsize=1)
+def process_meter(folder: Path) -> Meter:
+    """The one meter of this process for a run: an engine may set a step up several times in one process."""
+    return Meter(folder)
 
 
 def read_counts(folder: Path) -> list[WorkerCount]:

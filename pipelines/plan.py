@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -17,6 +17,7 @@ from feature_store import (
 from feature_store.arrays import row_bytes
 from feature_store.identity import COMPUTE_DTYPES, STORAGE_DTYPES, TOKEN_KINDS
 from feature_store.manifest import VIEW_FIELDS
+from feature_store.shards import ROWS_PER_CHUNK
 from pipelines.backbones import Backbone, BackboneRequest
 
 DEFAULT_BATCH_SIZE = {"cpu": 16, "cuda": 128}
@@ -54,6 +55,10 @@ class ExtractionSettings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise PlanError(f"{name} {value}: must be at least 1.")
+        if self.rows_per_shard is not None and self.rows_per_shard % ROWS_PER_CHUNK:
+            raise PlanError(
+                f"rows_per_shard {self.rows_per_shard}: must be a multiple of {ROWS_PER_CHUNK}, the rows of a chunk."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,10 +108,8 @@ def feature_set_spec(
     Raises:
         PlanError: a layer or token kind that the model does not have, or an unknown compute dtype.
     """
+    require_possible(backbone, settings)
     request = backbone.request
-    if request.compute_dtype not in COMPUTE_DTYPES:
-        raise PlanError(f"compute dtype {request.compute_dtype!r}: choose among {', '.join(COMPUTE_DTYPES)}.")
-    _require_kinds(backbone, settings.token_kinds)
     identity = Identity(
         views_digest=dataset.views_digest,
         weights_sha256=request.weights_sha256,
@@ -123,7 +126,7 @@ def feature_set_spec(
         model=request.model,
         title=request.title,
         n_rows=dataset.n_rows,
-        rows_per_shard=8,
+        rows_per_shard=ROWS_PER_CHUNK,  # until the size of a row is known, just below
         grid=backbone.grid,
         n_features=backbone.n_features,
         n_registers=backbone.n_registers,
@@ -131,17 +134,13 @@ def feature_set_spec(
         attention_kernel=attention_kernel,
     )
     rows = settings.rows_per_shard or suggest_rows_per_shard(dataset.n_rows, row_bytes(spec), multiple_of=batch_size)
-    return FeatureSetSpec(**{**_fields(spec), "rows_per_shard": rows})
+    return replace(spec, rows_per_shard=rows)
 
 
 def with_stored_shape(spec: FeatureSetSpec, stored: FeatureSetSpec) -> FeatureSetSpec:
     """`spec` with what a resumed run takes from the feature set that stands there: batch, kernel and shard size."""
     kept = ("batch_size", "attention_kernel", "rows_per_shard", "model", "title")
-    return FeatureSetSpec(**{**_fields(spec), **{name: getattr(stored, name) for name in kept}})
-
-
-def _fields(spec: FeatureSetSpec) -> dict[str, Any]:
-    return {name: getattr(spec, name) for name in spec.__dataclass_fields__}
+    return replace(spec, **{name: getattr(stored, name) for name in kept})
 
 
 def resolve_layers(layers: Sequence[int | str], depth: int) -> tuple[int, ...]:
@@ -161,9 +160,18 @@ def resolve_layers(layers: Sequence[int | str], depth: int) -> tuple[int, ...]:
     return tuple(sorted(numbers))
 
 
-def _require_kinds(backbone: Backbone, kinds: Sequence[TokenKind]) -> None:
+def require_possible(backbone: Backbone, settings: ExtractionSettings) -> None:
+    """Refuse what this model cannot give, before anything is read or written.
+
+    Raises:
+        PlanError: a layer or token kind that the model does not have, or an unknown compute dtype.
+    """
+    dtype = backbone.request.compute_dtype
+    if dtype not in COMPUTE_DTYPES:
+        raise PlanError(f"compute dtype {dtype!r}: choose among {', '.join(COMPUTE_DTYPES)}.")
+    resolve_layers(settings.layers, backbone.depth)
     has = {"patches": True, "cls": backbone.has_cls, "registers": backbone.n_registers > 0}
-    lacking = [kind for kind in kinds if not has[kind]]
+    lacking = [kind for kind in settings.token_kinds if not has[kind]]
     if lacking:
         offered = ", ".join(kind for kind, there in has.items() if there)
         raise PlanError(f"{backbone.request.title} has no {' or '.join(lacking)} tokens; ask for --tokens {offered}.")

@@ -19,7 +19,7 @@ from feature_store import FeatureSet, Shard, create_feature_set, create_store, r
 from feature_store.arrays import row_bytes
 from feature_store.canonical import pretty_json
 from feature_store.errors import StoreError
-from feature_store.identity import FeatureSetSpec
+from feature_store.identity import FeatureSetSpec, Identity
 from feature_store.layout import feature_set_folder, run_file
 from feature_store.objects import ObjectRoot
 from feature_store.reader import FeatureStore
@@ -32,7 +32,7 @@ from pipelines.environment import current_environment, require_same_environment
 from pipelines.extract import cached_backbone
 from pipelines.failures import ShardFailure
 from pipelines.meter import STAGES, read_counts
-from pipelines.plan import ExtractionPlan, ExtractionSettings, feature_set_spec, with_stored_shape
+from pipelines.plan import ExtractionPlan, ExtractionSettings, feature_set_spec, require_possible, with_stored_shape
 from pipelines.stopping import stopping_on_signals
 
 # Free space to leave: receipts, zarr.json files, and whatever else the machine does.
@@ -55,8 +55,7 @@ class Cost:
         stored_bytes: they will take.
         free_bytes: on the store's disk, or None where that cannot be asked.
         worker_bytes: memory that one worker uses now, with the model loaded and one batch run.
-        seconds: estimated from one timed batch.
-        invalid_rows: known before the start, e.g. truncated images; empty until the run.
+        seconds: estimated from one timed batch; the start of the workers comes on top.
     """
 
     rows: int
@@ -82,7 +81,7 @@ class Outcome:
         seconds: wall time of the engine.
         start_seconds: from the start of the engine to the first row.
         split: seconds by stage, summed over workers and threads.
-        interrupted: the number of the signal that ended it, or None.
+        interrupted: the number of the signal that ended it before every shard was committed, or None.
     """
 
     feature_set: str
@@ -110,6 +109,7 @@ class Prepared:
         root: the store.
         plan: for the workers.
         backbone: loaded in this process.
+        dataset: the dataset's name.
         name: of the feature set.
         missing: shards to compute.
         already: how many stand.
@@ -119,6 +119,7 @@ class Prepared:
     root: ObjectRoot
     plan: ExtractionPlan
     backbone: Backbone
+    dataset: str
     name: str
     missing: tuple[Shard, ...]
     already: int
@@ -142,17 +143,20 @@ def prepare_extraction(
     Raises:
         PlanError: a layer or token kind that the model lacks.
         BackboneError: weights that do not fit.
-        StoreError: the store cannot be used, or was begun in another environment.
+        StoreError: the store cannot be used, or the feature set was begun in another environment.
     """
-    root = create_store(store)
     backbone = cached_backbone(request, kernel_name())
+    require_possible(backbone, settings)
+    root = create_store(store)
     stored = register_dataset(root, dataset.spec, dataset.table, dataset.iter_masks())
     spec = feature_set_spec(stored, backbone, settings, attention_kernel=kernel_name())
     folder = feature_set_folder(stored.spec.name, spec)
     if root.exists(f"{folder}/feature_set.json"):
         spec = with_stored_shape(spec, read_spec(root, folder))
     receipts = committed_receipts(root, folder, spec)
-    if receipts and not allow_mixed_environment:
+    missing = missing_shards(shards_of(spec.n_rows, spec.rows_per_shard), receipts)
+    done_as = _complete_superset(root, spec)
+    if receipts and missing and not done_as and not allow_mixed_environment:
         require_same_environment(root, folder, current_environment(request.device))
     plan = ExtractionPlan(
         store=store,
@@ -161,49 +165,45 @@ def prepare_extraction(
         dataset_folder=stored.folder,
         spec=spec,
         backbone=request,
-        threads=max(1, (os.cpu_count() or 1) // workers),
+        threads=max(1, len(os.sched_getaffinity(0)) // workers),
     )
     return Prepared(
         root=root,
         plan=plan,
         backbone=backbone,
+        dataset=stored.spec.name,
         name=folder.removeprefix("features/"),
-        missing=missing_shards(shards_of(spec.n_rows, spec.rows_per_shard), receipts),
+        missing=missing,
         already=len(receipts),
-        done_as=_complete_superset(root, spec),
+        done_as=done_as,
     )
 
 
 def _complete_superset(root: ObjectRoot, spec: FeatureSetSpec) -> str | None:
     """A complete feature set of the same computation that already has every array asked for."""
-    store = FeatureStore(root)
-    for name in store.names():
-        features = FeatureSet(root, name)
-        theirs, ours = features.spec.identity, spec.identity
-        if (
-            theirs.computation == ours.computation
-            and theirs.storage_dtype == ours.storage_dtype
-            and set(theirs.layers) >= set(ours.layers)
-            and set(theirs.token_kinds) >= set(ours.token_kinds)
-            and features.complete
-        ):
-            return name
+    for name in FeatureStore(root).names():
+        # A feature set that cannot be read is another's trouble, and holds nothing that could be used here.
+        with contextlib.suppress(StoreError):
+            features = FeatureSet(root, name)
+            if _holds_all(features.spec.identity, spec.identity) and features.complete:
+                return name
     return None
+
+
+def _holds_all(theirs: Identity, ours: Identity) -> bool:
+    return (
+        theirs.computation == ours.computation
+        and theirs.storage_dtype == ours.storage_dtype
+        and set(theirs.layers) >= set(ours.layers)
+        and set(theirs.token_kinds) >= set(ours.token_kinds)
+    )
 
 
 def estimate_cost(prepared: Prepared, *, workers: int = 1) -> Cost:
     """What the missing shards will cost; runs one batch to time it, and writes nothing."""
     plan = prepared.plan
     rows = sum(shard.n_rows for shard in prepared.missing)
-    torch.set_num_threads(plan.threads)
-    side = prepared.backbone.preprocessing.image_size
-    pixels = np.random.default_rng(0).integers(0, 256, (plan.spec.batch_size, side, side, 3), dtype=np.uint8)
-    prepared.backbone.forward(pixels, plan.spec.identity.layers)
-    start = time.perf_counter()
-    tokens = prepared.backbone.forward(pixels, plan.spec.identity.layers)
-    for values in tokens.values():
-        values.cpu()
-    seconds_per_row = (time.perf_counter() - start) / len(pixels)
+    seconds_per_row = _seconds_per_row(prepared) if rows else 0.0
     return Cost(
         rows=rows,
         shards=len(prepared.missing),
@@ -212,6 +212,20 @@ def estimate_cost(prepared: Prepared, *, workers: int = 1) -> Cost:
         worker_bytes=_resident_bytes(),
         seconds=seconds_per_row * rows / workers,
     )
+
+
+def _seconds_per_row(prepared: Prepared) -> float:
+    """Of the forward pass, from the second of two batches."""
+    spec, backbone = prepared.plan.spec, prepared.backbone
+    torch.set_num_threads(prepared.plan.threads)
+    side = backbone.preprocessing.image_size
+    pixels = np.random.default_rng(0).integers(0, 256, (spec.batch_size, side, side, 3), dtype=np.uint8)
+    start = 0.0
+    for _ in range(2):
+        start = time.perf_counter()
+        for values in backbone.forward(pixels, spec.identity.layers).values():
+            values.cpu()
+    return (time.perf_counter() - start) / len(pixels)
 
 
 def require_space(cost: Cost, url: str) -> None:
@@ -241,19 +255,40 @@ def _resident_bytes() -> int:
 def run_extraction(
     prepared: Prepared, engine: Engine, *, workers: int = 1, progress_folder: Path | None = None
 ) -> Outcome:
-    """Compute and commit every missing shard.
+    """Compute and commit every missing shard; where none is missing, do nothing and say so.
+
+    SIGINT and SIGTERM end the run between two batches, when this is called in the main thread.
 
     Args:
         prepared: from `prepare_extraction`.
         engine: what drives the unit of work over the shards.
-        workers: processes, for the record.
+        workers: processes.
         progress_folder: where workers keep their counter files; a temporary one by default.
+
+    Raises:
+        EngineError: the engine itself failed.
+        IdentityMismatchError: another run made the feature set meanwhile, in another shape.
     """
     root, plan = prepared.root, prepared.plan
-    create_feature_set(root, prepared.name.split("/")[0].rpartition("-")[0], plan.spec)
-    root.sweep_partials(plan.folder)
-    run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
-    record = {
+    with _folder_or_temporary(progress_folder) as folder:
+        start = time.time()
+        if not prepared.missing:
+            return _outcome(prepared, [], folder, start=start, interrupted=None)
+        create_feature_set(root, prepared.dataset, plan.spec)
+        root.sweep_partials(plan.folder)
+        record = _run_record(prepared, engine, workers)
+        run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
+        root.put(run_file(run_id, "run.json"), [pretty_json(record)])
+        with stopping_on_signals() as stop:
+            failures = engine(plan, prepared.missing, folder, workers)
+            outcome = _outcome(prepared, failures, folder, start=start, interrupted=stop.number)
+        _write_times(root, run_id, record, outcome, folder)
+    return outcome
+
+
+def _run_record(prepared: Prepared, engine: Engine, workers: int) -> dict[str, Any]:
+    plan = prepared.plan
+    return {
         "feature_set": plan.folder,
         "digest": plan.spec.identity.digest,
         "environment": current_environment(plan.backbone.device),
@@ -263,14 +298,6 @@ def run_extraction(
         "shards": len(prepared.missing),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    root.put(run_file(run_id, "run.json"), [pretty_json(record)])
-    with _folder_or_temporary(progress_folder) as folder:
-        start = time.time()
-        with stopping_on_signals() as stop:
-            failures = engine(plan, prepared.missing, folder, workers) if prepared.missing else []
-        outcome = _outcome(prepared, failures, folder, start=start, interrupted=stop.number)
-        _write_times(root, run_id, record, outcome, folder)
-    return outcome
 
 
 @contextlib.contextmanager
@@ -290,6 +317,11 @@ def _outcome(
     for entry in features.invalid_rows:
         invalid[entry.reason] = invalid.get(entry.reason, 0) + 1
     counts = read_counts(folder)
+    absent = [shard.index for shard in features.shards if shard.index not in features.receipts]
+    reasons = {failure.shard: failure.reason for failure in failures}
+    if interrupted is None:
+        # Such as a remote engine's, whose workers cannot leave their reasons here.
+        reasons = {**dict.fromkeys(absent, "the engine ended without committing it"), **reasons}
     return Outcome(
         feature_set=prepared.name,
         rows=prepared.plan.spec.n_rows,
@@ -297,11 +329,11 @@ def _outcome(
         already=prepared.already,
         total=len(features.shards),
         invalid=invalid,
-        failures=tuple(failures),
+        failures=tuple(ShardFailure(shard=index, reason=reasons[index]) for index in absent if index in reasons),
         seconds=time.time() - start,
         start_seconds=min((c.computing_since - start for c in counts if c.computing_since is not None), default=0.0),
         split={name: sum(count.seconds[name] for count in counts) for name in STAGES},
-        interrupted=interrupted,
+        interrupted=interrupted if absent else None,
     )
 
 

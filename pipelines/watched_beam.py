@@ -2,9 +2,10 @@
 
 Beam's local runner waits for ever when a worker dies, which is what the out-of-memory killer does to one. So the
 pipeline runs in a child process (`pipelines.beam_driver`), which ends at once when a worker does; then the rest is run
-once more, and what the dead worker had in hand comes last, alone.
+again, and what the dead worker had in hand comes last, alone.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -16,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from feature_store import Shard
-from pipelines.failures import ShardFailure
+from pipelines.failures import EngineError, ShardFailure, read_failures
 from pipelines.meter import read_counts
 from pipelines.plan import ExtractionPlan
 from pipelines.stopping import stop_requested
@@ -25,6 +26,7 @@ WORKER_DIED_EXIT = 70
 _POLL_S = 0.1
 # One death is bad luck, two may be; after three the remaining shards are reported and not tried again.
 _MAX_DEATHS = 3
+_LOG_CHARACTERS = 400
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,44 +34,64 @@ class WorkerDeath:
     """A worker process that ended without being asked to.
 
     Attributes:
-        signal_name: what killed it, or its exit status in words.
+        cause: the signal that ended it, or its exit status in words.
         shards: indices that it, or they, had in hand.
+        last_words: the end of what the processes printed.
     """
 
-    signal_name: str
+    cause: str
     shards: tuple[int, ...]
+    last_words: str = ""
 
 
 def run_watched(
     plan: ExtractionPlan, shards: Sequence[Shard], progress_folder: Path, workers: int, arguments: Sequence[str]
 ) -> list[ShardFailure]:
-    """Run in a process of its own; after a death run the rest again, and what was in hand last and alone."""
-    rest, suspects = list(shards), dict[int, WorkerDeath]()
+    """Run in a process of its own; after a death run the rest again, and what was in hand last and alone.
+
+    Returns:
+        Shards that are not committed, unless a stop was asked for.
+
+    Raises:
+        EngineError: Beam itself failed.
+    """
+    rest, suspects = list(shards), list[Shard]()
     for _ in range(_MAX_DEATHS):
+        if not rest:
+            break
         death = _run_driver(plan, rest, progress_folder, workers, arguments)
+        settled = _settled(progress_folder)
         if death is None:
             rest = []
             break
-        _say(
-            f"a worker was ended by {death.signal_name} on shard {', '.join(map(str, death.shards)) or '(none)'}; going on"
-        )
-        suspects.update(dict.fromkeys(death.shards, death))
-        done = _committed(progress_folder)
-        rest = [shard for shard in rest if shard.index not in done and shard.index not in suspects]
-        if not rest:
-            break
-    failures = [ShardFailure(shard=s.index, reason=f"not tried again after {_MAX_DEATHS} dead workers") for s in rest]
-    for shard in [shard for shard in shards if shard.index in suspects]:
+        _say(f"a worker was ended by {death.cause} on {_names(death.shards)}; going on with the rest")
+        suspects += [shard for shard in rest if shard.index in death.shards and shard.index not in settled]
+        rest = [shard for shard in rest if shard.index not in settled and shard not in suspects]
+    failures = [_given_up(shard, death) for shard in rest if death]
+    for shard in suspects:
         death = None if stop_requested.is_set() else _run_driver(plan, [shard], progress_folder, 1, arguments)
         if death is not None:
-            failures.append(
-                ShardFailure(shard=shard.index, reason=f"its worker was ended by {death.signal_name}, twice")
-            )
-    return failures
+            failures.append(ShardFailure(shard=shard.index, reason=f"its worker was ended by {death.cause}, twice"))
+    return sorted([*read_failures(progress_folder), *failures], key=lambda failure: failure.shard)
 
 
-def _committed(progress_folder: Path) -> set[int]:
-    return {index for count in read_counts(progress_folder) for index, _, _ in count.shards}
+def _given_up(shard: Shard, death: WorkerDeath) -> ShardFailure:
+    words = f" ({death.last_words})" if death.last_words and not death.shards else ""
+    return ShardFailure(
+        shard=shard.index,
+        reason=f"not tried again after {_MAX_DEATHS} dead workers, the last ended by {death.cause}{words}; "
+        "run the same command again with fewer --workers",
+    )
+
+
+def _settled(progress_folder: Path) -> set[int]:
+    """Shards that need no other try: committed, or failed with a reason."""
+    committed = {index for count in read_counts(progress_folder) for index, _, _ in count.shards}
+    return committed | {failure.shard for failure in read_failures(progress_folder)}
+
+
+def _names(shards: Sequence[int]) -> str:
+    return f"shard {', '.join(map(str, shards))}" if shards else "no shard"
 
 
 def _say(line: str) -> None:
@@ -80,19 +102,19 @@ def _run_driver(
     plan: ExtractionPlan, shards: Sequence[Shard], progress_folder: Path, workers: int, arguments: Sequence[str]
 ) -> WorkerDeath | None:
     """One pipeline in a child process with its own process group, so that all of it can be ended at once."""
-    with tempfile.TemporaryDirectory(prefix="vitrine-beam-") as folder:
+    with tempfile.TemporaryDirectory(prefix="vitrine-beam-", ignore_cleanup_errors=True) as folder:
+        death_file = Path(folder) / "death.json"
         job = {
             "plan": plan.to_json(),
             "shards": [asdict(shard) for shard in shards],
             "progress_folder": str(progress_folder),
             "workers": workers,
             "arguments": list(arguments),
-            "death_file": str(Path(folder) / "death.json"),
+            "death_file": str(death_file),
             "parent": os.getpid(),
         }
-        job_file = Path(folder) / "job.json"
+        job_file, log = Path(folder) / "job.json", Path(folder) / "beam.log"
         job_file.write_text(json.dumps(job))
-        log = Path(folder) / "beam.log"
         with log.open("wb") as output:
             driver = subprocess.Popen(
                 [sys.executable, "-m", "pipelines.beam_driver", str(job_file)],
@@ -100,6 +122,7 @@ def _run_driver(
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
+                env=_environment(folder),
             )
         try:
             while driver.poll() is None and not stop_requested.wait(_POLL_S):
@@ -108,23 +131,27 @@ def _run_driver(
             _end_group(driver)
         if stop_requested.is_set() or driver.returncode == 0:
             return None
-        return _death(driver.returncode, Path(job["death_file"]), log)
+        return _death(driver.returncode, death_file, log)
+
+
+def _environment(temporary_folder: str) -> dict[str, str]:
+    """The children import what this process imports, and nothing from the folder they are started in."""
+    modules = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
+    return {**os.environ, "PYTHONPATH": modules, "PYTHONSAFEPATH": "1", "TMPDIR": temporary_folder}
 
 
 def _end_group(driver: subprocess.Popen[bytes]) -> None:
     """End the driver and all its workers; the commit protocol makes SIGKILL as good as any other way."""
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(driver.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     driver.wait()
 
 
 def _death(returncode: int, death_file: Path, log: Path) -> WorkerDeath:
+    tail = " ".join(log.read_text(errors="replace").split())[-_LOG_CHARACTERS:]
     if returncode == WORKER_DIED_EXIT:
         record = json.loads(death_file.read_text())
-        return WorkerDeath(signal_name=record["signal_name"], shards=tuple(record["shards"]))
+        return WorkerDeath(cause=record["cause"], shards=tuple(record["shards"]), last_words=tail)
     if returncode < 0:
-        return WorkerDeath(signal_name=signal.Signals(-returncode).name, shards=())
-    tail = " ".join(log.read_text(errors="replace").split())[-400:]
-    raise RuntimeError(f"Beam's local runner failed with exit status {returncode}: {tail}")
+        return WorkerDeath(cause=signal.Signals(-returncode).name, shards=())
+    raise EngineError(f"Beam's local runner failed with exit status {returncode}: {tail}")

@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,16 @@ def pytest_unconfigure() -> None:
     shutil.rmtree(_HOME, ignore_errors=True)
 
 
+@pytest.fixture(autouse=True)
+def _shapes_unchecked(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Let a test marked `unchecked_shapes` hand over what signatures forbid, to see what the code itself says."""
+    before = jaxtyping.config.jaxtyping_disable
+    if request.node.get_closest_marker("unchecked_shapes"):
+        jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", before)
+
+
 @pytest.fixture(scope="session")
 def test_data() -> Path:
     """The folder of real images; skips where none is named, fails where the one that is named is not there."""
@@ -93,18 +104,34 @@ def camvid(test_data: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_model() -> str:
-    """The name of the architecture of `tiny_weights`: 8 blocks, 64 features, 16-pixel patches, a class token."""
-    return "test_vit2.r160_in1k"
+    """The architecture of `tiny_weights`: 6 blocks, 64 features, 16-pixel patches, a class token, the norm in `norm`."""
+    return "test_vit.r160_in1k"
 
 
 @pytest.fixture(scope="session")
 def tiny_weights(tiny_model: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of random weights, the same in every run, in which every block and every bias matters."""
+    return _random_weights(tiny_model, tmp_path_factory.mktemp("tiny_weights"))
+
+
+@pytest.fixture(scope="session")
+def tiny_register_model() -> str:
+    """The architecture of `tiny_register_weights`: 8 blocks, a register, no class token, the norm in `fc_norm`."""
+    return "test_vit2.r160_in1k"
+
+
+@pytest.fixture(scope="session")
+def tiny_register_weights(tiny_register_model: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As `tiny_weights`, for a model without a class token."""
+    return _random_weights(tiny_register_model, tmp_path_factory.mktemp("tiny_register_weights"))
+
+
+def _random_weights(architecture: str, folder: Path) -> Path:
     import timm
     import torch
 
     generator = torch.Generator().manual_seed(0)
-    state = timm.create_model(tiny_model, pretrained=False, num_classes=0).state_dict()
+    state = timm.create_model(architecture, pretrained=False, num_classes=0).state_dict()
     for name, tensor in sorted(state.items()):
         values = torch.randn(tensor.shape, generator=generator)
         if tensor.ndim < 2:
@@ -112,7 +139,7 @@ def tiny_weights(tiny_model: str, tmp_path_factory: pytest.TempPathFactory) -> P
             state[name] = 0.1 * values + (0.0 if name.endswith("bias") else 1.0)
         else:
             state[name] = values / tensor[0].numel() ** 0.5
-    path: Path = tmp_path_factory.mktemp("tiny_weights") / "tiny.pth"
+    path = folder / f"{architecture}.pth"
     torch.save(state, path)
     return path
 

@@ -1,23 +1,23 @@
 """The demo: one extraction, and every probe from the store, with and without the features of highest variance."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from evaluators import KnnParameters, Subject, predict_knn
+from evaluators import Answer, KnnParameters, Subject, predict_knn
 from feature_store import FeatureSet, open_store
 from pipelines.datasets import DatasetOptions, open_dataset
 from pipelines.plan import ExtractionSettings
 from vitrine import exits
-from vitrine.extraction import extract_dataset, resolve_model
+from vitrine.extraction import RunOptions, extract_dataset, resolve_model
 from vitrine.output import console, duration, print_json, print_table
 from vitrine.pictures import draw_prediction, draw_removal_curve, draw_spectrum
-from vitrine.questions import ask_knn, ask_linear, ask_variance, make_selection
+from vitrine.questions import Dropping, ask_knn, ask_linear, ask_variance, make_selection
 
 # The paper drops 200 of 768 features; the same share of 384 is 100.
 N_DROPPED = 100
@@ -53,7 +53,9 @@ def run_demo(folder: Path, *, workers: int = 1, json: bool = False) -> int:
     request = resolve_model(
         "demo", dataset, weights=None, image_size=None, fit="auto", compute_dtype="float32", device="auto"
     )
-    code = extract_dataset(dataset, request, ExtractionSettings(), store=store, workers=workers, quiet=json)
+    code = extract_dataset(
+        dataset, request, ExtractionSettings(), store=store, options=RunOptions(workers=workers, quiet=json)
+    )
     if code not in {exits.DONE, exits.INCOMPLETE}:
         return code
     extraction_s = time.perf_counter() - start
@@ -66,30 +68,27 @@ def run_demo(folder: Path, *, workers: int = 1, json: bool = False) -> int:
 
 
 def _ask_everything(features: FeatureSet) -> list[DemoRow]:
-    make_selection(features, name=TOP, drop_top_variance=N_DROPPED)
-    make_selection(features, name=RANDOM, drop_random=N_DROPPED, seed=0)
+    make_selection(features, Dropping(top_variance=N_DROPPED), name=TOP)
+    make_selection(features, Dropping(random=N_DROPPED), name=RANDOM)
     named: tuple[tuple[str, str | None], ...] = (
         ("all", None),
         (f"without the {N_DROPPED} of top variance", TOP),
         (f"without {N_DROPPED} random ones", RANDOM),
     )
-    rows = [
-        _row(words, "1-NN", lambda s=selection: ask_knn(features, Subject(), selection=s)[0])
-        for words, selection in named
-    ]  # type: ignore[misc]
-    rows.append(_row("all, standardised", "1-NN", lambda: ask_knn(features, Subject(), standardise=True)[0]))
-    rows += [
-        _row(
-            f"{words}, standardised" if selection is None else words,
-            "linear",
-            lambda s=selection: ask_linear(features, Subject(), selection=s),
-        )  # type: ignore[misc]
-        for words, selection in named
+    knn, standardised = KnnParameters(), KnnParameters(standardise=True)
+    questions: list[tuple[str, str, Callable[[], Answer]]] = [
+        *((words, "1-NN", partial(_one_answer, features, knn, name)) for words, name in named),
+        ("all, standardised", "1-NN", partial(_one_answer, features, standardised, None)),
+        *((words, "linear", partial(ask_linear, features, Subject(), selection=name)) for words, name in named),
     ]
-    return rows
+    return [_row(words, probe, answer) for words, probe, answer in questions]
 
 
-def _row(words: str, probe: str, answer: Any) -> DemoRow:
+def _one_answer(features: FeatureSet, parameters: KnnParameters, selection: str | None) -> Answer:
+    return ask_knn(features, parameters, selection=selection)[0]
+
+
+def _row(words: str, probe: str, answer: Callable[[], Answer]) -> DemoRow:
     start = time.perf_counter()
     found = answer()
     return DemoRow(
@@ -107,10 +106,10 @@ def _removal_curve(features: FeatureSet) -> dict[str, list[float]]:
     curve: dict[str, list[float]] = {"top variance": [], "random": []}
     for n_dropped in CURVE:
         top, random = f"no-top-{n_dropped}", f"no-random-{n_dropped}"
-        make_selection(features, name=top, drop_top_variance=n_dropped)
-        make_selection(features, name=random, drop_random=n_dropped)
+        make_selection(features, Dropping(top_variance=n_dropped), name=top)
+        make_selection(features, Dropping(random=n_dropped), name=random)
         for words, selection in (("top variance", top), ("random", random)):
-            curve[words].append(ask_knn(features, Subject(), selection=selection)[0].result["miou"])
+            curve[words].append(_one_answer(features, KnnParameters(), selection).result["miou"])
     return curve
 
 
@@ -133,7 +132,7 @@ def _draw(features: FeatureSet, root: Path, curve: dict[str, list[float]], folde
     return [spectrum, removal, prediction]
 
 
-def _report(  # noqa: PLR0913 - what the demo found, in one place
+def _report(
     features: FeatureSet,
     rows: Sequence[DemoRow],
     curve: dict[str, list[float]],
@@ -183,6 +182,6 @@ def _verdict(rows: Sequence[DemoRow]) -> str:
     change = without - every
     words = "helps" if change > 0.01 else "hurts" if change < -0.01 else "changes little for"
     return (
-        f"Removing the {N_DROPPED} features of highest variance {words} this model: 1-NN mIoU {every:.3f} -> {without:.3f} "
-        f"(random {N_DROPPED}: {random:.3f}). The finding is about MAE; models of other training need not show it."
+        f"Removing the {N_DROPPED} features of highest variance {words} this model: 1-NN mIoU {every:.3f} -> "
+        f"{without:.3f} (random {N_DROPPED}: {random:.3f}). The finding is about MAE; other models need not show it."
     )

@@ -15,7 +15,7 @@ def demo(
 ) -> None:
     """Run the whole job on the demo scenes: extract once, then prune, k-NN and linear probe from the store alone.
 
-    Writes one picture for each result worth looking at, and prints one table. Run again, everything comes from the store.
+    Writes one picture for each result worth looking at, and prints one table. Run again, all comes from the store.
     """
     from vitrine.demo import run_demo
 

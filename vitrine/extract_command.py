@@ -1,19 +1,22 @@
 """`vitrine extract`: a dataset through a frozen ViT into a store."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from vitrine.options import Json
 
+if TYPE_CHECKING:
+    from feature_store import TokenKind
 
-def extract(  # noqa: PLR0913 - a command's options are its arguments
+
+def extract(
     dataset: Annotated[
         str,
         typer.Argument(
-            help="`images:FOLDER` (class folders, also split/class), `segmentation:FOLDER` (train/ and trainannot/ ...), "
-            "`manifest:FILE` (your own Parquet) or `demo`.",
+            help="`images:FOLDER` (class folders, also split/class), `segmentation:FOLDER` (train/ and "
+            "trainannot/ ...), `manifest:FILE` (your own Parquet) or `demo`.",
             show_default=False,
         ),
     ],
@@ -39,8 +42,8 @@ def extract(  # noqa: PLR0913 - a command's options are its arguments
     fit: Annotated[
         str,
         typer.Option(
-            help="How a view becomes the square input: `squash` it whole, `crop` its centre as the model's own evaluation "
-            "does, or `auto`: squash where there are masks, else crop."
+            help="How a view becomes the square input: `squash` it whole, `crop` its centre as the model's own "
+            "evaluation does, or `auto`: squash where there are masks, else crop."
         ),
     ] = "auto",
     layers: Annotated[str, typer.Option(help="Comma-separated block numbers counted from 1, or `last`.")] = "last",
@@ -82,7 +85,7 @@ def extract(  # noqa: PLR0913 - a command's options are its arguments
     vitrine extract images:photos --model vit_base_patch16_224.mae --weights mae_pretrain_vit_base.pth --store features
     """
     from pipelines.datasets import DatasetOptions, open_dataset
-    from vitrine.extraction import extract_dataset, resolve_model
+    from vitrine.extraction import RunOptions, extract_dataset, resolve_model
 
     options = DatasetOptions(
         name=name,
@@ -102,11 +105,13 @@ def extract(  # noqa: PLR0913 - a command's options are its arguments
         request,
         _settings(layers, tokens, storage, batch_size, rows_per_shard),
         store=store,
-        workers=workers,
-        dry_run=dry_run,
-        allow_mixed_environment=allow_mixed_environment,
-        beam_options=beam_option or (),
-        json=json,
+        options=RunOptions(
+            workers=workers,
+            dry_run=dry_run,
+            allow_mixed_environment=allow_mixed_environment,
+            beam_options=tuple(beam_option or ()),
+            json=json,
+        ),
     )
     raise typer.Exit(code)
 
@@ -116,7 +121,7 @@ def _settings(layers: str, tokens: str, storage: str, batch_size: int | None, ro
 
     return ExtractionSettings(
         layers=tuple(part.strip() for part in layers.split(",") if part.strip()),
-        token_kinds=tuple(part.strip() for part in tokens.split(",") if part.strip()),  # type: ignore[arg-type]
+        token_kinds=cast("tuple[TokenKind, ...]", tuple(part.strip() for part in tokens.split(",") if part.strip())),
         storage_dtype=storage,
         batch_size=batch_size,
         rows_per_shard=rows_per_shard,

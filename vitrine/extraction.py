@@ -2,8 +2,7 @@
 
 import sys
 import tempfile
-from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -53,57 +52,74 @@ def resolve_model(
 def _device(device: str) -> str:
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    if device.split(":")[0] not in {"cpu", "cuda"}:
+    if device.partition(":")[0] not in {"cpu", "cuda"}:
         raise PlanError(f"--device {device!r}: choose auto, cpu, cuda or cuda:N.")
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise PlanError(f"--device {device}: this machine has no CUDA device that torch can use; use --device cpu.")
     return device
 
 
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """How a user wants an extraction run and shown.
+
+    Attributes:
+        workers: processes.
+        dry_run: say the cost, and stop.
+        allow_mixed_environment: go on with what was begun under other versions.
+        beam_options: Beam's own.
+        json: print one JSON object.
+        quiet: print nothing unless the run is interrupted.
+    """
+
+    workers: int = 1
+    dry_run: bool = False
+    allow_mixed_environment: bool = False
+    beam_options: tuple[str, ...] = ()
+    json: bool = False
+    quiet: bool = False
+
+    @property
+    def talks(self) -> bool:
+        """Whether people read along."""
+        return not self.json and not self.quiet
+
+
 def extract_dataset(
-    dataset: Dataset,
-    request: BackboneRequest,
-    settings: ExtractionSettings,
-    *,
-    store: str,
-    workers: int = 1,
-    dry_run: bool = False,
-    allow_mixed_environment: bool = False,
-    beam_options: Sequence[str] = (),
-    json: bool = False,
-    quiet: bool = False,
+    dataset: Dataset, request: BackboneRequest, settings: ExtractionSettings, *, store: str, options: RunOptions
 ) -> int:
-    """Plan, say the cost, run, and report; returns the exit code. `quiet` prints nothing unless it is interrupted."""
+    """Plan, say the cost, run, and report; returns the exit code."""
     prepared = prepare_extraction(
         dataset,
         request,
         settings,
         store=store,
-        workers=workers,
-        allow_mixed_environment=allow_mixed_environment,
+        workers=options.workers,
+        allow_mixed_environment=options.allow_mixed_environment,
     )
     if prepared.done_as or not prepared.missing:
-        return _report_done(prepared, json=json, quiet=quiet)
-    cost = estimate_cost(prepared, workers=workers)
-    if not json and not quiet:
-        _print_cost(prepared, cost, settings, workers)
-    if not dry_run:
+        return _report_done(prepared, options)
+    cost = estimate_cost(prepared, workers=options.workers)
+    if options.talks:
+        _print_cost(prepared, cost, options.workers)
+    if not options.dry_run:
         require_space(cost, prepared.root.url)
-        return _run(prepared, cost, BeamEngine(arguments=tuple(beam_options)), workers=workers, json=json, quiet=quiet)
-    if json:
+        return _run(prepared, cost, options)
+    if options.json:
         print_json({"feature_set": prepared.name, "dry_run": True, **asdict(cost)})
     return exits.DONE
 
 
-def _run(prepared: Prepared, cost: Cost, engine: BeamEngine, *, workers: int, json: bool, quiet: bool) -> int:
+def _run(prepared: Prepared, cost: Cost, options: RunOptions) -> int:
+    engine = BeamEngine(arguments=options.beam_options)
     with tempfile.TemporaryDirectory(prefix="vitrine-run-") as name:
         folder = Path(name)
-        with extraction_bar(folder, cost.rows, quiet=json or quiet):
-            outcome = run_extraction(prepared, engine, workers=workers, progress_folder=folder)
+        with extraction_bar(folder, cost.rows, quiet=not options.talks):
+            outcome = run_extraction(prepared, engine, workers=options.workers, progress_folder=folder)
     code = _exit_code(outcome)
-    if json:
+    if options.json:
         print_json({**outcome.to_json(), "exit_code": code})
-    elif not quiet:
+    elif options.talks:
         _print_outcome(outcome, cost)
     if outcome.interrupted:
         stands = outcome.committed + outcome.already
@@ -120,12 +136,12 @@ def _exit_code(outcome: Outcome) -> int:
     return exits.INCOMPLETE if outcome.invalid or outcome.failures else exits.DONE
 
 
-def _report_done(prepared: Prepared, *, json: bool, quiet: bool) -> int:
+def _report_done(prepared: Prepared, options: RunOptions) -> int:
     name = prepared.done_as or prepared.name
     invalid = _invalid_counts(prepared, name)
-    if json:
+    if options.json:
         print_json({"feature_set": name, "already_done": True, "committed": 0, "invalid": invalid})
-    elif not quiet:
+    elif options.talks:
         note = f"; {sum(invalid.values())} rows invalid" if invalid else ""
         console().print(f"{name}: done already, nothing to compute{note}")
     return exits.INCOMPLETE if invalid else exits.DONE
@@ -138,19 +154,21 @@ def _invalid_counts(prepared: Prepared, name: str) -> dict[str, int]:
     return counts
 
 
-def _print_cost(prepared: Prepared, cost: Cost, settings: ExtractionSettings, workers: int) -> None:
+def _print_cost(prepared: Prepared, cost: Cost, workers: int) -> None:
     spec = prepared.plan.spec
     identity = spec.identity
     resumed = f" ({prepared.already} of {prepared.already + cost.shards} shards stand)" if prepared.already else ""
     print_pairs(
         f"{prepared.name}{resumed}",
         {
-            "model": f"{spec.title}, {identity.preprocessing['image_size']} pixels, grid {spec.grid[0]} x {spec.grid[1]}",
+            "model": f"{spec.title}, {identity.preprocessing['image_size']} pixels, "
+            f"grid {spec.grid[0]} x {spec.grid[1]}",
             "tokens": f"{', '.join(identity.token_kinds)} of layers {', '.join(map(str, identity.layers))}, "
             f"{spec.n_features} features, computed in {identity.compute_dtype}, stored as {identity.storage_dtype}",
             "to compute": f"{cost.rows} rows in {cost.shards} shards, {size(cost.stored_bytes)} "
             f"({size(cost.free_bytes)} free)",
-            "workers": f"{workers} x {prepared.plan.threads} threads, {size(cost.worker_bytes)} each, batch {spec.batch_size}",
+            "workers": f"{workers} x {prepared.plan.threads} threads, {size(cost.worker_bytes)} each, "
+            f"batch {spec.batch_size}",
             "time": f"about {duration(cost.seconds)}, from one timed batch",
         },
     )
@@ -168,6 +186,6 @@ def _print_outcome(outcome: Outcome, cost: Cost) -> None:
     rate = f"{cost.rows / working_s:.1f} images/s" if outcome.committed == cost.shards else ""
     out.print(
         f"{outcome.feature_set}: {outcome.committed + outcome.already} of {outcome.total} shards committed "
-        f"({outcome.committed} now), {sum(outcome.invalid.values())} invalid rows, {len(outcome.failures)} failed shards; "
-        f"{duration(working_s)} {rate} ({split})"
+        f"({outcome.committed} now), {sum(outcome.invalid.values())} invalid rows, "
+        f"{len(outcome.failures)} failed shards; {duration(working_s)} {rate} ({split})"
     )

@@ -12,8 +12,8 @@ Features = Annotated[
     str | None,
     typer.Option(
         "--features",
-        help="Which feature set, where the store has several: its name, DATASET/MODEL, MODEL, or the first digits of its "
-        "digest. `vitrine ls STORE` lists them.",
+        help="Which feature set, where the store has several: its name, DATASET/MODEL, MODEL, or the first digits of "
+        "its digest. `vitrine ls STORE` lists them.",
     ),
 ]
 Layer = Annotated[str, typer.Option(help="The layer: a block number counted from 1, or `last`.")]

@@ -28,7 +28,7 @@ def draw_spectrum(variance: Sequence[float], *, title: str, path: Path) -> None:
 def draw_removal_curve(
     dropped: Sequence[int], curves: Mapping[str, Sequence[float]], *, title: str, path: Path
 ) -> None:
-    """mIoU against the number of features removed, a line for each way of choosing them."""
+    """Draw mIoU against the number of features removed, a line for each way of choosing them."""
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.add_subplot()
     for name, values in curves.items():

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -22,8 +22,11 @@ from vitrine.options import (
     TrainSplit,
 )
 
+if TYPE_CHECKING:
+    from evaluators.neighbors import Metric
 
-def variance(  # noqa: PLR0913 - a command's options are its arguments
+
+def variance(
     store: Store,
     features: Features = None,
     tokens: Annotated[str, typer.Option(help="patches, cls or registers.")] = "patches",
@@ -43,8 +46,8 @@ def variance(  # noqa: PLR0913 - a command's options are its arguments
     vitrine variance features
     vitrine variance features --top 20 --plot spectrum.png
     """
-    from vitrine.questions import ask_variance
     from vitrine.output import print_json, print_table
+    from vitrine.questions import ask_variance
 
     found = _open(store, features, partial)
     answer = ask_variance(found, kind=tokens, layer=layer, split=None if split == "all" else split, fresh=fresh)
@@ -69,7 +72,7 @@ def variance(  # noqa: PLR0913 - a command's options are its arguments
     _print_origin(answer)
 
 
-def prune(  # noqa: PLR0913 - a command's options are its arguments
+def prune(
     store: Store,
     name: Annotated[str, typer.Option(help="What to call the selection.", show_default=False)],
     drop_top_variance: Annotated[
@@ -90,17 +93,14 @@ def prune(  # noqa: PLR0913 - a command's options are its arguments
     vitrine prune features --drop-random 200 --seed 1 --name random200
     vitrine knn features --selection no200
     """
-    from vitrine.questions import make_selection
     from vitrine.output import console, print_json
+    from vitrine.questions import Dropping, make_selection
 
     found = _open(store, features, partial=False)
     selection = make_selection(
         found,
+        Dropping(top_variance=drop_top_variance, listed=drop, random=drop_random, seed=seed),
         name=name,
-        drop_top_variance=drop_top_variance,
-        drop=drop,
-        drop_random=drop_random,
-        seed=seed,
         kind=tokens,
         layer=layer,
     )
@@ -124,7 +124,7 @@ def prune(  # noqa: PLR0913 - a command's options are its arguments
     )
 
 
-def knn(  # noqa: PLR0913 - a command's options are its arguments
+def knn(
     store: Store,
     features: Features = None,
     on: TokensOn = "auto",
@@ -150,6 +150,7 @@ def knn(  # noqa: PLR0913 - a command's options are its arguments
     vitrine knn features
     vitrine knn features --k 1,5,20 --metric dot --selection no200
     """
+    from evaluators import KnnParameters
     from vitrine.questions import ask_knn, subject_of
 
     found = _open(store, features, partial)
@@ -158,10 +159,8 @@ def knn(  # noqa: PLR0913 - a command's options are its arguments
     start = time.perf_counter()
     answers = ask_knn(
         found,
-        subject,
+        KnnParameters(subject=subject, metric=cast("Metric", metric), standardise=standardise),
         ks=ks,
-        metric=metric,
-        standardise=standardise,
         selection=selection,
         backend=backend,
         fresh=fresh,
@@ -169,7 +168,7 @@ def knn(  # noqa: PLR0913 - a command's options are its arguments
     _print_probe(answers, json=json, seconds=time.perf_counter() - start)
 
 
-def linear(  # noqa: PLR0913 - a command's options are its arguments
+def linear(
     store: Store,
     features: Features = None,
     on: TokensOn = "auto",
@@ -189,8 +188,8 @@ def linear(  # noqa: PLR0913 - a command's options are its arguments
 ) -> None:
     """Train a linear classifier on the stored training tokens, and score it on the test tokens.
 
-    Multinomial logistic regression on standardised features; the strength of its L2 penalty is chosen on images held out
-    of the training split.
+    Multinomial logistic regression on standardised features; the strength of its L2 penalty is chosen on images held
+    out of the training split.
 
     \b
     vitrine linear features
@@ -238,7 +237,7 @@ def _print_origin(answer: Any) -> None:
 
 
 def _print_probe(answers: list[Any], *, json: bool, seconds: float) -> None:
-    from vitrine.output import print_json, print_table
+    from vitrine.output import console, duration, print_json, print_table
 
     records = [{**answer.result, **_about_answer(answer)} for answer in answers]
     if json:
@@ -250,8 +249,8 @@ def _print_probe(answers: list[Any], *, json: bool, seconds: float) -> None:
             for name in ("on", "k", "metric", "standardised", "l2", "selection")
             if result.get(name)
         )
-        scores = result.get("class_iou", result.get("class_accuracy"))
-        rows: list[tuple[object, ...]] = [(name, value) for name, value in scores.items()]
+        scores: dict[str, Any] = result["class_iou"] if "class_iou" in result else result["class_accuracy"]
+        rows: list[tuple[object, ...]] = list(scores.items())
         totals = ("miou", "pixel_accuracy", "patch_accuracy", "ceiling_miou", "accuracy")
         rows += [(name, result[name]) for name in totals if name in result]
         print_table(
@@ -261,6 +260,4 @@ def _print_probe(answers: list[Any], *, json: bool, seconds: float) -> None:
         )
         _print_origin(answer)
     train, test, used = (records[0][name] for name in ("n_train", "n_test", "n_features"))
-    from vitrine.output import console, duration
-
     console().print(f"{train} train, {test} test tokens, {used} features; {duration(seconds)}")

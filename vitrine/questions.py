@@ -1,5 +1,7 @@
 """From the words of the command line to the evaluators' questions, and their answers."""
 
+import functools
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -10,13 +12,14 @@ from evaluators import (
     Answer,
     KnnParameters,
     LinearParameters,
+    ProbeResult,
     Subject,
     VarianceParameters,
     VarianceResult,
     ask,
     drop_listed,
-    drop_random as without_random,
-    drop_top_variance as without_top_variance,
+    drop_random,
+    drop_top_variance,
     evaluate_knn_for,
     evaluate_linear,
     evaluate_variance,
@@ -76,35 +79,33 @@ def ask_variance(
 
 def ask_knn(
     features: FeatureSet,
-    subject: Subject,
+    parameters: KnnParameters,
     *,
     ks: tuple[int, ...] = (1,),
-    metric: str = "cosine",
-    standardise: bool = False,
     selection: str | None = None,
     backend: str = "auto",
     fresh: bool = False,
 ) -> list[Answer]:
-    """One answer a k; those that the store lacks come from one search."""
+    """One answer a k; those that the store lacks come from one search. `parameters.k` is not used.
+
+    Raises:
+        UsageError: an unknown metric or backend.
+    """
     chosen = None if selection is None else read_selection(features.root, selection)
-    subject = resolve_subject(features, subject)
-    metric_name: Metric = _choice(metric, get_args(Metric), "--metric")
+    _choice(parameters.metric, get_args(Metric), "--metric")
     backend_name: Backend = _choice(backend, get_args(Backend), "--backend")
-    computed: dict[int, Any] = {}
+    resolved = replace(parameters, subject=resolve_subject(features, parameters.subject))
 
-    def compute(k: int) -> Any:
-        if k not in computed:
-            parameters = KnnParameters(subject=subject, metric=metric_name, standardise=standardise)
-            found = evaluate_knn_for(features, ks, parameters, selection=chosen, backend=backend_name)
-            computed.update(zip(ks, found, strict=True))
-        return computed[k]
+    @functools.cache
+    def results() -> dict[int, ProbeResult]:
+        found = evaluate_knn_for(features, ks, resolved, selection=chosen, backend=backend_name)
+        return dict(zip(ks, found, strict=True))
 
-    answers = []
-    for k in ks:
-        parameters = KnnParameters(subject=subject, k=k, metric=metric_name, standardise=standardise)
-        asked = question(features, "knn", KNN_REVISION, parameters, chosen)
-        answers.append(ask(features, asked, lambda k=k: compute(k), fresh=fresh))  # type: ignore[misc]
-    return answers
+    def answer(k: int) -> Answer:
+        asked = question(features, "knn", KNN_REVISION, replace(resolved, k=k), chosen)
+        return ask(features, asked, lambda: results()[k], fresh=fresh)
+
+    return [answer(k) for k in ks]
 
 
 def ask_linear(
@@ -125,36 +126,44 @@ def ask_linear(
     return ask(features, asked, lambda: evaluate_linear(features, parameters, selection=chosen), fresh=fresh)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Dropping:
+    """Which features a selection drops; exactly one of the three ways.
+
+    Attributes:
+        top_variance: so many of highest variance.
+        listed: the ones in this file.
+        random: so many at random, drawn with `seed`.
+    """
+
+    top_variance: int | None = None
+    listed: Path | None = None
+    random: int | None = None
+    seed: int = 0
+
+
 def make_selection(
-    features: FeatureSet,
-    *,
-    name: str,
-    drop_top_variance: int | None = None,
-    drop: Path | None = None,
-    drop_random: int | None = None,
-    seed: int = 0,
-    kind: str = "patches",
-    layer: int | str = "last",
+    features: FeatureSet, dropping: Dropping, *, name: str, kind: str = "patches", layer: int | str = "last"
 ) -> Selection:
-    """Make and store a selection in one of three ways.
+    """Make and store a selection.
 
     Raises:
         UsageError: none or several of the ways.
         SelectionError: a number that does not fit, or another selection of that name.
     """
-    ways = [way for way in (drop_top_variance, drop, drop_random) if way is not None]
+    ways = [way for way in (dropping.top_variance, dropping.listed, dropping.random) if way is not None]
     if len(ways) != 1:
         raise UsageError("give exactly one of --drop-top-variance M, --drop FILE and --drop-random M.")
     about: dict[str, Any] = {"name": name, "layer": features.layer_number(layer), "kind": kind}
-    if drop_top_variance is not None:
+    if dropping.top_variance is not None:
         answer = ask_variance(features, kind=kind, layer=layer)
         names = VarianceResult.__dataclass_fields__
         variance = VarianceResult(**{key: value for key, value in answer.result.items() if key in names})
-        selection = without_top_variance(features, variance, n_dropped=drop_top_variance, **about)
-    elif drop_random is not None:
-        selection = without_random(features, n_dropped=drop_random, seed=seed, **about)
+        selection = drop_top_variance(features, variance, n_dropped=dropping.top_variance, **about)
+    elif dropping.random is not None:
+        selection = drop_random(features, n_dropped=dropping.random, seed=dropping.seed, **about)
     else:
-        selection = drop_listed(features, _listed(drop), **about)
+        selection = drop_listed(features, _listed(dropping.listed), **about)
     write_selection(features.root, selection)
     return selection
 

@@ -110,7 +110,8 @@ def _print_record(record: dict[str, Any], found: Any) -> None:
             "shards": f"{record['committed']} of {record['shards']} committed, {record['rows_per_shard']} rows each",
             "rows": f"{record['rows']}, {len(record['invalid_rows'])} of them invalid",
             "tokens": f"{', '.join(identity['token_kinds'])}; layers {', '.join(map(str, identity['layers']))}; "
-            f"grid {record['grid'][0]} x {record['grid'][1]}; {record['n_features']} features; {identity['storage_dtype']}",
+            f"grid {record['grid'][0]} x {record['grid'][1]}; {record['n_features']} features; "
+            f"{identity['storage_dtype']}",
             "size": size(record["stored_bytes"]),
             "dataset": f"{record['dataset']['name']}, {len(record['dataset']['classes'])} classes, "
             f"void {record['dataset']['void']}, license: {record['dataset']['license'] or 'not stated'}",
@@ -120,7 +121,8 @@ def _print_record(record: dict[str, Any], found: Any) -> None:
             "weights sha256": identity["weights_sha256"],
             "architecture": ", ".join(f"{k}={v}" for k, v in sorted(identity["architecture"].items())),
             "preprocessing": ", ".join(f"{k}={v}" for k, v in sorted(identity["preprocessing"].items())),
-            "compute": f"{identity['compute_dtype']}, batch {record['batch_size']}, {record['attention_kernel']} attention",
+            "compute": f"{identity['compute_dtype']}, batch {record['batch_size']}, "
+            f"{record['attention_kernel']} attention",
             "environments": "; ".join(
                 ", ".join(f"{k} {v}" for k, v in sorted(e.items())) for e in record["environments"]
             )

@@ -2,6 +2,8 @@
 
 import hashlib
 import pickle
+import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,9 @@ from safetensors.torch import load_file
 
 _BLOCK_BYTES = 1 << 24
 _WRAPPERS = ("model", "state_dict")
+_REASON_CHARACTERS = 160
+# What torch's refusal says of a file that is a pickle at all; other bytes are no checkpoint.
+_HOLDS_OBJECTS = ("Unsupported global", "not an allowed global", "Unsupported operand", "Unsupported class")
 
 
 class BackboneError(ValueError):
@@ -22,8 +27,10 @@ def file_sha256(path: Path) -> str:
     """Sha256 of a file, in hexadecimal, read in bounded memory.
 
     Raises:
-        BackboneError: the file cannot be read.
+        BackboneError: the file is not there, is not a regular file, or cannot be read.
     """
+    if path.exists() and not path.is_file():
+        raise BackboneError(f"weights {path} are not a regular file; give an existing .pth or .safetensors file.")
     digest = hashlib.sha256()
     try:
         with path.open("rb") as file:
@@ -39,33 +46,51 @@ def file_sha256(path: Path) -> str:
 def read_state(path: Path) -> dict[str, torch.Tensor]:
     """The tensors of a checkpoint by name, wrappers such as {"model": ...} taken off.
 
-    Loads with `weights_only=True` or safetensors, and never falls back: a file that holds other objects is refused.
+    Loads with `weights_only=True` or safetensors, and never falls back: a file that holds other objects is refused, and
+    so is one whose tensors claim more memory than the file has bytes.
 
     Raises:
         BackboneError: not a checkpoint, truncated, with objects that would have to be executed, or with NaNs.
     """
+    state = _unwrap(_load(path), path)
+    for name, tensor in state.items():
+        _check_tensor(name, tensor, path)
+    return state
+
+
+def _load(path: Path) -> Any:
     try:
-        loaded: Any = (
-            load_file(path)
-            if path.suffix == ".safetensors"
-            else torch.load(path, weights_only=True, map_location="cpu")
-        )
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        _refuse_compressed(path)
+        with warnings.catch_warnings():
+            # Of pickle protocols and sparse tensors; both are refused or harmless here.
+            warnings.simplefilter("ignore")
+            return torch.load(path, weights_only=True, map_location="cpu")
     except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[0][:160]
+        reason = next((line for line in str(error).splitlines() if any(words in line for words in _HOLDS_OBJECTS)), "")
+        if not reason:
+            raise BackboneError(f"weights {path} are not a checkpoint; give a .pth or .safetensors file.") from error
         raise BackboneError(
-            f"weights {path} hold objects other than tensors, which loading would execute ({reason}); "
-            "save its tensors alone, best as .safetensors."
+            f"weights {path} hold objects other than tensors, which loading would execute "
+            f"({reason.strip()[:_REASON_CHARACTERS]}); save its tensors alone, best as .safetensors."
         ) from error
-    except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
+    except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError, TypeError, OSError) as error:
+        if isinstance(error, BackboneError):
+            raise
+        reason = next(iter(str(error).splitlines()), type(error).__name__)[:_REASON_CHARACTERS]
         raise BackboneError(
             f"weights {path} are not a readable checkpoint ({reason}); fetch the file again."
         ) from error
-    state = _unwrap(loaded, path)
-    broken = [name for name, tensor in state.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
-    if broken:
-        raise BackboneError(f"weights {path} have values that are not finite in {broken[0]!r}; fetch the file again.")
-    return state
+
+
+def _refuse_compressed(path: Path) -> None:
+    """Torch stores its archives uncompressed; a compressed one can claim any amount of memory."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+            raise BackboneError(f"weights {path} are a compressed archive; save them with torch.save or safetensors.")
 
 
 def _unwrap(loaded: Any, path: Path) -> dict[str, torch.Tensor]:
@@ -78,3 +103,15 @@ def _unwrap(loaded: Any, path: Path) -> dict[str, torch.Tensor]:
     if not state:
         raise BackboneError(f"weights {path} hold no tensors under their names; a ViT's state dict is needed.")
     return state
+
+
+def _check_tensor(name: str, tensor: torch.Tensor, path: Path) -> None:
+    # A view of stride 0 over one number can claim a terabyte, which the next copy would take.
+    plain = tensor.layout is torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
+    if not plain or tensor.numel() * tensor.element_size() > path.stat().st_size:
+        raise BackboneError(
+            f"weights {path} hold {name!r} in a form that is not {list(tensor.shape)} plain numbers; "
+            "save dense tensors alone, best as .safetensors."
+        )
+    if tensor.is_floating_point() and not tensor.float().isfinite().all():
+        raise BackboneError(f"weights {path} have values that are not finite in {name!r}; fetch the file again.")

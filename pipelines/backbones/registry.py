@@ -11,8 +11,9 @@ from pathlib import Path
 
 import timm
 from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 
+from pipelines.backbones.architecture import require_plain_vit
 from pipelines.backbones.checkpoint import BackboneError, file_sha256
 from pipelines.backbones.preprocessing import Fit
 
@@ -63,12 +64,12 @@ def resolve_backbone(
     """Find architecture and checkpoint of a model's name.
 
     Args:
-        model: `demo`, or the name of any ViT of timm, with or without its tag.
+        model: `demo`, or the name of any plain ViT of timm, with or without its tag.
         weights: a local .pth or .safetensors file; without it the hub's file is used.
         image_size, fit, compute_dtype, device: see `BackboneRequest`.
 
     Raises:
-        BackboneError: unknown name, or weights that are not there.
+        BackboneError: an unknown name, no plain ViT, a size that it does not take, or weights that are not there.
     """
     architecture, title = model, model
     if model == "demo":
@@ -79,6 +80,7 @@ def resolve_backbone(
         raise BackboneError(
             f"model {model!r} is not known to timm{_suggestions(model)}; `demo` and timm's ViT names are."
         )
+    require_plain_vit(architecture, image_size)
     path = (weights or _hub_weights(model)).expanduser().resolve()
     sha256 = file_sha256(path)
     if model == "demo" and sha256 != _DEMO_SHA256:
@@ -121,17 +123,14 @@ def _hub_weights(model: str) -> Path:
     if config is None or not config.hf_hub_id:
         raise BackboneError(f"model {model!r} has no published weights on the hub; give a file with --weights.")
     names = (config.hf_hub_filename,) if config.hf_hub_filename else _HUB_FILES
+    failures: list[Exception] = []
     for name in names:
         try:
             return Path(hf_hub_download(config.hf_hub_id, name))
-        except LocalEntryNotFoundError as error:
-            failure: Exception = error
-        except EntryNotFoundError as error:
-            failure = error
-        except (HfHubHTTPError, OSError) as error:
-            failure = error
-    reason = str(failure).splitlines()[0][:120]
+        except (EntryNotFoundError, HfHubHTTPError, ValueError, OSError) as error:
+            failures.append(error)
+    reason = next(iter(str(failures[0]).splitlines()), type(failures[0]).__name__)[:120]
     raise BackboneError(
         f"weights of {model!r} ({config.hf_hub_id}) are not in the hub's cache and could not be fetched ({reason}); "
         "give a file with --weights."
-    ) from failure
+    ) from failures[0]

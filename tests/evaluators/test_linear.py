@@ -104,9 +104,7 @@ def test_absent_classes_change_nothing_and_are_never_predicted() -> None:
     np.testing.assert_array_equal(model.weights[:, [0, 2, 3, 5, 7]], 0)
     np.testing.assert_array_equal(predict(model, features * 100), np.array([1, 4, 6])[predict(compact, features * 100)])
     assert np.isfinite(model.bias).all()
-    np.testing.assert_array_equal(
-        log_losses(model, features, spread_out), log_losses(compact, features, labels)
-    )
+    np.testing.assert_array_equal(log_losses(model, features, spread_out), log_losses(compact, features, labels))
 
 
 def test_one_class_alone_is_always_predicted() -> None:

@@ -1,0 +1,135 @@
+"""Files of this machine that appear whole or not at all, and stay.
+
+A file is written beside its place, synced, renamed or linked, and then its folder is synced. A folder is synced into
+its parent once a process, even where it stood before: whoever made it may have been killed before syncing it.
+"""
+
+import contextlib
+import errno
+import fcntl
+import os
+import uuid
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+PARTIAL_SUFFIX = ".partial"
+Buffer = bytes | memoryview
+_WRITE_ATTEMPTS = 5
+# EIO: the kernel has dropped the pages, so only a new file helps. ENOENT: somebody removed the file or its folder.
+_WORTH_ANOTHER_FILE = {errno.EIO, errno.ENOENT}
+_LOCKS_UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
+_durable_folders: set[Path] = set()
+
+
+def write_file(place: Path, parts: Sequence[Buffer], *, root: Path, replace: bool) -> bool:
+    """Write a file whole, and return when it will survive a crash.
+
+    Args:
+        place: where, under `root`.
+        parts: the content.
+        root: folders from here down are made and synced as needed.
+        replace: whether a file that stands there gives way.
+
+    Returns:
+        False when a file stands at `place` and `replace` is False; it is then synced, whoever made it. Of two writers
+        with `replace` False, never both get True.
+
+    Raises:
+        OSError: the disk is full, failing or forbidden; at `place` stands what stood there before, or all of the new.
+    """
+    created = False
+    for attempt in range(1, _WRITE_ATTEMPTS + 1):
+        try:
+            make_folder(place.parent, root=root)
+            created = _write_once(place, parts, replace=replace) or created
+            sync_folder(place.parent)
+            break
+        except OSError as error:
+            if error.errno not in _WORTH_ANOTHER_FILE or attempt == _WRITE_ATTEMPTS:
+                raise
+            _durable_folders.clear()
+    return created
+
+
+def _write_once(place: Path, parts: Sequence[Buffer], *, replace: bool) -> bool:
+    partial = place.with_name(f".{place.name}.{uuid.uuid4().hex}{PARTIAL_SUFFIX}")
+    try:
+        with partial.open("xb", buffering=0) as file:
+            _lock(file.fileno())
+            for part in parts:
+                view = memoryview(part).cast("B")
+                while view:
+                    view = view[file.write(view) :]  # a raw write may be short
+            os.fsync(file.fileno())
+            # The lock is held until the file has its name, so that no sweeper takes it for a dead writer's.
+            if replace:
+                partial.rename(place)
+            else:
+                os.link(partial, place)  # unlike rename, link refuses to replace
+    except FileExistsError:
+        return False
+    finally:
+        partial.unlink(missing_ok=True)
+    return True
+
+
+def _lock(descriptor: int) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    except OSError as error:
+        # Such a file system cannot tell a live writer from a dead one, so `sweep_partials` takes nothing there.
+        if error.errno not in _LOCKS_UNSUPPORTED:
+            raise
+
+
+def sweep_partials(folder: Path, *, recursive: bool) -> int:
+    """Remove what killed writers left in `folder`, and say how many; a live writer's file is left alone."""
+    swept = 0
+    for partial in _partials(folder, recursive=recursive):
+        # Whatever cannot be opened, locked or removed is left: its writer lives (the kernel drops the lock when a
+        # process dies), has just finished, or is not ours.
+        with contextlib.suppress(OSError), partial.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            partial.unlink()
+            swept += 1
+    return swept
+
+
+def _partials(folder: Path, *, recursive: bool) -> Iterator[Path]:
+    for parent, folders, names in os.walk(folder):
+        if not recursive:
+            folders.clear()
+        yield from (Path(parent, name) for name in names if name.endswith(PARTIAL_SUFFIX))
+
+
+def make_folder(folder: Path, *, root: Path) -> None:
+    """Make `folder` and what it lacks of parents; from `root` down, all of them survive a crash."""
+    if folder in _durable_folders:
+        return
+    if folder == root:
+        _make_root(root)
+    else:
+        make_folder(folder.parent, root=root)
+        folder.mkdir(exist_ok=True)
+        sync_folder(folder.parent)
+    _durable_folders.add(folder)
+
+
+def _make_root(root: Path) -> None:
+    missing = [folder for folder in (root, *root.parents) if not folder.is_dir()]
+    for folder in reversed(missing):
+        folder.mkdir(exist_ok=True)
+        if folder != root:
+            sync_folder(folder.parent)
+    # A folder that may be entered but not listed cannot be synced.
+    with contextlib.suppress(PermissionError):
+        sync_folder(root.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in `folder` survive a crash."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,94 @@
+"""Plain ViTs of timm: which there are, and where each keeps its norm and its prefix tokens."""
+
+from typing import Any
+
+import timm
+import torch
+from timm.layers.patch_embed import PatchEmbed
+from timm.models.beit import Beit
+from timm.models.eva import Eva
+from timm.models.vision_transformer import VisionTransformer
+from timm.models.vision_transformer_relpos import VisionTransformerRelPos
+
+from pipelines.backbones.checkpoint import BackboneError
+
+# One grid of patches from one convolution, blocks that keep it, prefix tokens from the first block on.
+_PLAIN = (VisionTransformer, VisionTransformerRelPos, Beit, Eva)
+
+
+def build_module(architecture: str, image_size: int | None) -> Any:
+    """A ViT of timm without a head and with random weights, in evaluation mode.
+
+    Args:
+        architecture: timm's name.
+        image_size: side of the square input in pixels, or None for the architecture's own.
+
+    Raises:
+        BackboneError: not a plain ViT, or an input size that it does not take.
+    """
+    arguments: dict[str, Any] = {} if image_size is None else {"img_size": image_size}
+    try:
+        module = timm.create_model(architecture, pretrained=False, num_classes=0, **arguments)
+    except (TypeError, AssertionError, ValueError, RuntimeError, ZeroDivisionError) as error:
+        if "img_size" in str(error):
+            raise BackboneError(_not_plain(architecture)) from error
+        at = "" if image_size is None else f" for {image_size} pixels"
+        reason = " ".join(str(error).split())[:160]
+        raise BackboneError(
+            f"model {architecture!r} cannot be built{at} ({reason}); check its name, and --image-size if you gave one."
+        ) from error
+    if not isinstance(module, _PLAIN) or not isinstance(module.patch_embed, PatchEmbed):
+        raise BackboneError(_not_plain(architecture))
+    side, patch = input_side(module), int(module.patch_embed.patch_size[0])
+    if side % patch:
+        raise BackboneError(
+            f"--image-size {side} is not a multiple of the {patch}-pixel patch of {architecture!r}; "
+            f"use {max(1, side // patch) * patch} or {(side // patch + 1) * patch}."
+        )
+    return module.eval().requires_grad_(False)
+
+
+def require_plain_vit(architecture: str, image_size: int | None) -> None:
+    """Refuse what `build_module` would refuse, before any weights are fetched and without memory for them."""
+    with torch.device("meta"):
+        build_module(architecture, image_size)
+
+
+def _not_plain(architecture: str) -> str:
+    return (
+        f"model {architecture!r} is not a plain ViT: its tokens are not one grid of patches from the first block on. "
+        "Name a ViT, DeiT, BEiT, EVA, DINO or SigLIP model of timm."
+    )
+
+
+def input_side(module: Any) -> int:
+    """Side of the square input in pixels.
+
+    Raises:
+        BackboneError: the input is not square.
+    """
+    height, width = module.patch_embed.img_size
+    if height != width:
+        raise BackboneError(
+            f"the model takes {height} x {width} pixels, and only square inputs are supported; give --image-size."
+        )
+    return int(height)
+
+
+def norm_name(module: Any) -> str:
+    """Where the final norm is: models that pool before it keep it in `fc_norm`; `none` where there is none."""
+    for name in ("norm", "fc_norm"):
+        if not isinstance(getattr(module, name, torch.nn.Identity()), torch.nn.Identity):
+            return name
+    return "none"
+
+
+def has_class_token(module: Any) -> bool:
+    """Whether the first prefix token is a class token."""
+    return getattr(module, "cls_token", None) is not None
+
+
+def register_count(module: Any) -> int:
+    """Register tokens, which come last among the prefix tokens; a distillation token is none."""
+    distillation = getattr(module, "dist_token", None) is not None
+    return int(module.num_prefix_tokens) - int(has_class_token(module)) - int(distillation)

@@ -1,0 +1,102 @@
+"""A checkpoint's tensors into a model: converted as timm converts them, and held to fit exactly."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+
+from pipelines.backbones.checkpoint import BackboneError, read_state
+
+# What a checkpoint may hold beyond the frozen backbone: heads, and the parts that only pre-training uses.
+_SURPLUS_PREFIXES = ("head.", "head_dist.", "fc_norm.", "decoder_", "mask_token", "projection_head.", "proj_head.")
+# FlexiViT and RADIO are the two of timm whose position embedding is resampled in other ways than the rest.
+_FLEXIBLE, _RADIO = "flexivit", "radio"
+_State = dict[str, torch.Tensor]
+
+
+def load_weights(module: Any, weights: Path, architecture: str) -> str:
+    """Fill a model with a checkpoint.
+
+    Args:
+        module: from `build_module`.
+        weights: the checkpoint file.
+        architecture: timm's name, for errors.
+
+    Returns:
+        How the position embedding came to the model's size, as the identity records it.
+
+    Raises:
+        BackboneError: the file cannot be read, or lacks a tensor, has another, or one of another shape.
+    """
+    state = read_state(weights)
+    # timm takes every checkpoint with a mask token for DINOv2; MAE's belongs to the decoder, which is not used.
+    if any(name.startswith("decoder_") for name in state):
+        state = {name: value for name, value in state.items() if not name.startswith(("decoder_", "mask_token"))}
+    _require_same_patch(module, state, weights, architecture)
+    position_embedding = _resampling(module, state, architecture)
+    try:
+        converted = _convert(module, state, architecture)
+        wanted = module.state_dict()
+        kept = {name: value for name, value in converted.items() if name in wanted}
+        surplus = [n for n in converted if n not in wanted and not n.startswith(_SURPLUS_PREFIXES)]
+        missing = sorted(set(wanted) - set(kept))
+        if not missing and not surplus:
+            module.load_state_dict(kept, strict=True)
+    except (RuntimeError, KeyError, ValueError, IndexError, AttributeError, TypeError, AssertionError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise BackboneError(f"weights {weights} do not fit {architecture!r} ({reason}).") from error
+    if missing or surplus:
+        raise BackboneError(
+            f"weights {weights} do not fit {architecture!r}: {len(missing)} tensors missing {missing[:3]}, "
+            f"{len(surplus)} unexpected {surplus[:3]}. Name the architecture that the file was saved from."
+        )
+    return position_embedding
+
+
+def _convert(module: Any, state: _State, architecture: str) -> _State:
+    """Names and sizes as the model has them, by the conversion that timm registers for the model's family."""
+    convert = sys.modules[type(module).__module__].__dict__["checkpoint_filter_fn"]
+    arguments: dict[str, Any] = {}
+    if isinstance(module, VisionTransformer):
+        arguments["adapt_layer_scale"] = True  # timm asks for it for DeiT III alone; no other file has such names
+        if _FLEXIBLE in architecture:
+            arguments.update(interpolation="bilinear", antialias=False)
+    converted: _State = convert(dict(state), module, **arguments)
+    return converted
+
+
+def _require_same_patch(module: Any, state: _State, weights: Path, architecture: str) -> None:
+    """Refuse another patch size: timm would resample the patch embedding without a word."""
+    own = tuple(module.patch_embed.proj.weight.shape[2:])
+    for name, value in state.items():
+        if name.endswith("patch_embed.proj.weight") and value.ndim == 4 and tuple(value.shape[2:]) != own:
+            height, width = value.shape[2:]
+            raise BackboneError(
+                f"weights {weights} do not fit {architecture!r}: their patches are {height} x {width} pixels, the "
+                f"model's {own[0]} x {own[1]}. Name the architecture that the file was saved from."
+            )
+
+
+def _resampling(module: Any, state: _State, architecture: str) -> str:
+    height, width = module.patch_embed.grid_size
+    stored, own = state.get("pos_embed"), getattr(module, "pos_embed", None)
+    if stored is None or own is None:
+        wanted = module.state_dict()
+        tables = [name for name in state if name.endswith("relative_position_bias_table") and name in wanted]
+        if any(state[name].shape != wanted[name].shape for name in tables):
+            return f"relative bias resampled to {height}x{width} (timm)"
+        return "none stored"
+    n_stored = int(stored.shape[-2])
+    # The class token's place may be stored or not, the registers' likewise.
+    if height * width in {n_stored, n_stored - 1, n_stored - int(module.num_prefix_tokens)}:
+        return "as stored"
+    if _RADIO in architecture:
+        raise BackboneError(
+            f"model {architecture!r} resamples its position embedding in a way of its own, which is not supported; "
+            "leave --image-size out."
+        )
+    side = int(n_stored**0.5)
+    how = "bilinear without antialias" if _FLEXIBLE in architecture else "bicubic with antialias"
+    return f"{how} from {side}x{side} to {height}x{width} (timm)"

@@ -1,0 +1,11 @@
+"""A Beam worker process that ends with the driver that started it: Beam's own goes on until it finishes its shard."""
+
+import os
+import sys
+
+from pipelines.quiet_beam import sdk_worker_main
+from pipelines.stopping import end_with_parent
+
+if __name__ == "__main__":
+    end_with_parent(int(os.environ["VITRINE_BEAM_DRIVER"]))
+    sdk_worker_main.main(sys.argv)

@@ -1,0 +1,199 @@
+"""Views read, decoded, cut and fitted in threads, ahead of the model, in bounded memory."""
+
+import errno
+import hashlib
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import groupby, islice
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from pipelines.backbones.preprocessing import Preprocessing
+from pipelines.meter import Meter
+from pipelines.views import ReasonCode, UnreadableImageError, cut_view, decode_image, fit_view, read_image_bytes
+
+BATCHES_AHEAD = 2
+_ATTEMPTS = 3
+_RETRY_DELAY_S = 0.2
+# Trying again makes no room and grants no rights.
+HOPELESS_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM})
+# What stands in place of a content key where the manifest's maker found nothing to key.
+_UNREADABLE: frozenset[str] = frozenset(get_args(ReasonCode))
+# Reasons that say where the file is, not what it holds: no content with this key can have them.
+_ABSENT: frozenset[str] = frozenset({"missing", "outside_root", "not_an_image"})
+_Result = TypeVar("_Result")
+View = Mapping[str, Any]
+
+
+class SourceChangedError(ValueError):
+    """An image is no longer the one that the manifest was made of."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PreparedView:
+    """One view, ready for the model.
+
+    Attributes:
+        place: among the views that were asked for.
+        pixels: of the backbone's input size, or None for a view that cannot be had.
+        reason: why there are none.
+    """
+
+    place: int
+    pixels: UInt8[np.ndarray, "height width 3"] | None = None
+    reason: str | None = None
+
+
+def with_retries(action: Callable[[], _Result]) -> _Result:
+    """The action's result; an OSError that may pass is given a few attempts."""
+    for attempt in range(1, _ATTEMPTS):
+        try:
+            return action()
+        except OSError as error:
+            if error.errno in HOPELESS_ERRORS:
+                raise
+            time.sleep(_RETRY_DELAY_S * attempt)
+    return action()
+
+
+def prepare_views(
+    root: Path,
+    views: Sequence[View],
+    preprocessing: Preprocessing,
+    *,
+    batch_size: int,
+    threads: int,
+    meter: Meter,
+) -> Iterator[PreparedView]:
+    """Read, decode, cut and fit views in threads, and give them in their order.
+
+    An image of several views that follow one another is read and decoded once. What waits is bounded by a few batches
+    of fitted views and a decoded image a thread, however many views an image has. Close the iterator to stop early.
+
+    Args:
+        root: folder of the images.
+        views: rows of the manifest, its columns that decide pixels.
+        preprocessing: of the backbone.
+        batch_size: of the model, which sets how far to look ahead.
+        threads: that decode.
+        meter: gets the seconds of reading and decoding.
+
+    Raises:
+        SourceChangedError: an image is not the one that the manifest names.
+        OSError: an image cannot be read, after several attempts.
+    """
+    limit = BATCHES_AHEAD * batch_size + threads
+    waiting: deque[tuple[Future[list[PreparedView]], int]] = deque()
+    n_waiting = 0
+    with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
+        try:
+            for source, piece in _pieces(root, views, batch_size, meter):
+                waiting.append((pool.submit(_prepare, source, piece, preprocessing, meter), len(piece)))
+                n_waiting += len(piece)
+                while n_waiting > limit:
+                    future, n_views = waiting.popleft()
+                    n_waiting -= n_views
+                    yield from future.result()
+            while waiting:
+                yield from waiting.popleft()[0].result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+class _Source:
+    """An image, read and decoded once, by the first thread that needs it, and let go with the last piece of it."""
+
+    def __init__(self, root: Path, view: View, meter: Meter) -> None:
+        self._root, self._uri, self._key, self._meter = root, view["uri"], view["image_sha256"], meter
+        self._lock = threading.Lock()
+        self._image: Image.Image | str | None = None
+
+    def image_or_reason(self) -> Image.Image | str:
+        """The image, or the reason code of one that cannot be read."""
+        with self._lock:
+            if self._image is None:
+                try:
+                    self._image = self._decode()
+                except UnreadableImageError as error:
+                    self._image = error.code
+            return self._image
+
+    def _decode(self) -> Image.Image:
+        with self._meter.stage("read"):
+            data = _read_unchanged(self._root, self._uri, self._key)
+        with self._meter.stage("decode"):
+            return decode_image(data, self._uri)
+
+
+def _pieces(
+    root: Path, views: Sequence[View], piece_views: int, meter: Meter
+) -> Iterator[tuple[_Source, list[tuple[int, View]]]]:
+    """The views of each image, in pieces of bounded size that share the image."""
+    for _, group in groupby(enumerate(views), key=lambda numbered: numbered[1]["uri"]):
+        source = None
+        while piece := list(islice(group, piece_views)):
+            source = source or _Source(root, piece[0][1], meter)
+            yield source, piece
+
+
+def _prepare(
+    source: _Source, piece: Sequence[tuple[int, View]], preprocessing: Preprocessing, meter: Meter
+) -> list[PreparedView]:
+    image = source.image_or_reason()
+    if isinstance(image, str):
+        return [PreparedView(place=place, reason=image) for place, _ in piece]
+    with meter.stage("decode"):
+        return [_fit(image, place, view, preprocessing) for place, view in piece]
+
+
+def _fit(image: Image.Image, place: int, view: View, preprocessing: Preprocessing) -> PreparedView:
+    try:
+        pixels = fit_view(
+            cut_view(image, view["tile"], view["transform"]),
+            size=preprocessing.image_size,
+            fit=preprocessing.fit,
+            crop_fraction=preprocessing.crop_fraction,
+            interpolation=preprocessing.interpolation,
+        )
+    except UnreadableImageError as error:
+        return PreparedView(place=place, reason=error.code)
+    return PreparedView(place=place, pixels=pixels)
+
+
+def _read_unchanged(root: Path, uri: str, content_key: str) -> bytes:
+    """The bytes of an image, which must be those that the manifest was made of.
+
+    An image that could not be read then has its reason for a key, and keeps it whatever has become of the file: the
+    features are a function of the manifest.
+    """
+    if content_key in _UNREADABLE:
+        raise UnreadableImageError(content_key, uri)  # type: ignore[arg-type]  # it is one of them
+    try:
+        data = with_retries(lambda: read_image_bytes(root, uri))
+        if content_key.startswith("stat:"):
+            # Asked after reading: so what was read is what stood there with this size and time.
+            status = (root / uri).stat()
+            found = f"stat:{len(data)}-{status.st_mtime_ns}"
+        else:
+            found = hashlib.sha256(data).hexdigest()
+    except UnreadableImageError as error:
+        if error.code not in _ABSENT:
+            raise
+        raise SourceChangedError(
+            f"image {uri!r} was there when the manifest was made, and is not now ({error.code}); put it back, or run "
+            "the same command again, which makes a new manifest and a new feature set."
+        ) from error
+    if found != content_key:
+        raise SourceChangedError(
+            f"image {uri!r} is not the one that the manifest names: its content key was {content_key[:24]!r} and is "
+            f"{found[:24]!r}; put it back, or run the same command again, which makes a new manifest and feature set."
+        )
+    return data

@@ -1,0 +1,65 @@
+from collections.abc import Callable
+
+from evaluators import KnnParameters, ask, evaluate_knn, question
+from feature_store import Selection
+from feature_store.results import all_results
+
+from .conftest import Synthetic
+
+
+def test_the_second_answer_comes_from_the_store_and_equals_the_first(segmented: Synthetic) -> None:
+    features = segmented.features
+    asked = question(features, "knn", 1, KnnParameters())
+    first = ask(features, asked, lambda: evaluate_knn(features, KnnParameters()))
+    second = ask(features, asked, lambda: evaluate_knn(features, KnnParameters(k=3)))
+    assert (first.cached, second.cached) == (False, True)
+    assert first.result == second.result
+    assert [record["digest"] for _, record in all_results(features.root)] == [first.digest]
+
+
+def test_fresh_computes_again_and_says_whether_it_changed(segmented: Synthetic) -> None:
+    features = segmented.features
+    asked = question(features, "knn", 1, KnnParameters())
+    ask(features, asked, lambda: evaluate_knn(features, KnnParameters()))
+    same = ask(features, asked, lambda: evaluate_knn(features, KnnParameters()), fresh=True)
+    other = ask(features, asked, lambda: evaluate_knn(features, KnnParameters(k=7)), fresh=True)
+    assert (same.changed, other.changed) == (False, True)
+
+
+def test_every_input_that_decides_a_result_changes_its_key(
+    segmented: Synthetic, synthetic: Callable[..., Synthetic]
+) -> None:
+    features = segmented.features
+    selection = Selection(
+        name="a", features=(0, 1), width=6, weights_sha256="ab" * 32, layer=2, kind="patches", made_by={}
+    )
+    relabelled = synthetic(n_rows=14, invalid=(0, 7), void=8).features
+    assert relabelled.digest == features.digest
+    keys = [
+        question(features, "knn", 1, KnnParameters()).key,
+        question(features, "knn", 2, KnnParameters()).key,
+        question(features, "linear", 1, KnnParameters()).key,
+        question(features, "knn", 1, KnnParameters(k=2)).key,
+        question(features, "knn", 1, KnnParameters(), selection).key,
+        question(relabelled, "knn", 1, KnnParameters()).key,
+    ]
+    assert len({str(key) for key in keys}) == len(keys)
+
+
+def test_the_name_of_a_selection_does_not_change_the_key(segmented: Synthetic) -> None:
+    made = [
+        Selection(name=name, features=(0, 1), width=6, weights_sha256="ab" * 32, layer=2, kind="patches", made_by={})
+        for name in ("a", "b")
+    ]
+    one, other = (question(segmented.features, "knn", 1, KnnParameters(), selection) for selection in made)
+    assert one.key == other.key
+    assert one.about != other.about
+
+
+def test_an_answer_from_a_part_is_not_kept(synthetic: Callable[..., Synthetic]) -> None:
+    features = synthetic(n_rows=20, commit=slice(0, 2)).features
+    answer = ask(
+        features, question(features, "knn", 1, KnnParameters()), lambda: evaluate_knn(features, KnnParameters())
+    )
+    assert answer.digest is None
+    assert all_results(features.root) == []

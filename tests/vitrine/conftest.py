@@ -1,0 +1,63 @@
+"""The command line as a user runs it: a real process, its standard output, standard error and exit code."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a command left."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> dict[str, Any]:
+        """Standard output as one JSON object and nothing else."""
+        value = json.loads(self.out)
+        assert isinstance(value, dict)
+        return value
+
+
+Run = Callable[..., Ran]
+
+
+def run_vitrine(*arguments: object, cwd: Path | None = None, environment: dict[str, str] | None = None) -> Ran:
+    command = [sys.executable, "-m", "vitrine", *map(str, arguments)]
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env={**os.environ, "COLUMNS": "160", **(environment or {})},
+        timeout=300,
+        check=False,
+    )
+    return Ran(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.fixture(scope="session")
+def vitrine() -> Run:
+    return run_vitrine
+
+
+@pytest.fixture(scope="session")
+def tiny_store(
+    tmp_path_factory: pytest.TempPathFactory, tiny_images: Path, tiny_model: str, tiny_weights: Path
+) -> Path:
+    """A store made by the command line from `tiny_images`; treat it as read-only but for results and selections."""
+    store = tmp_path_factory.mktemp("tiny_store") / "store"
+    made = run_vitrine(
+        "extract", f"segmentation:{tiny_images}", "--model", tiny_model, "--weights", tiny_weights, "--store", store
+    )
+    assert made.code == 0, made.err
+    return store

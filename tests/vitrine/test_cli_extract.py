@@ -1,0 +1,142 @@
+import filecmp
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from feature_store import open_store
+
+from .conftest import Run
+
+
+def test_the_same_command_again_computes_nothing(
+    vitrine: Run, tiny_store: Path, tiny_images: Path, tiny_model: str, tiny_weights: Path
+) -> None:
+    again = vitrine(
+        *("extract", f"segmentation:{tiny_images}", "--model", tiny_model, "--weights", tiny_weights),
+        *("--store", tiny_store, "--json"),
+    )
+    assert again.code == 0
+    assert again.json["already_done"] is True
+
+
+def test_dry_run_says_the_cost_and_writes_no_feature(
+    vitrine: Run, tmp_path: Path, tiny_images: Path, tiny_model: str, tiny_weights: Path
+) -> None:
+    ran = vitrine(
+        *("extract", f"segmentation:{tiny_images}", "--model", tiny_model, "--weights", tiny_weights),
+        *("--store", tmp_path / "store", "--dry-run", "--json"),
+    )
+    assert ran.code == 0, ran.err
+    cost = ran.json
+    # 24 views of 100 patches and a class token, 64 float16 features, and one byte that says the row is valid.
+    assert (cost["rows"], cost["stored_bytes"]) == (24, 24 * (101 * 64 * 2 + 1))
+    assert cost["seconds"] > 0
+    assert not (tmp_path / "store" / "features").exists()
+
+
+def test_invalid_images_keep_their_rows_and_exit_3(
+    vitrine: Run, tmp_path: Path, tiny_images: Path, tiny_model: str, tiny_weights: Path
+) -> None:
+    images = tmp_path / "images"
+    shutil.copytree(tiny_images, images)
+    whole = (images / "train" / "00.png").read_bytes()
+    (images / "train" / "00.png").write_bytes(whole[: len(whole) // 2])
+    ran = vitrine(
+        *("extract", f"segmentation:{images}", "--model", tiny_model, "--weights", tiny_weights),
+        *("--store", tmp_path / "store", "--json"),
+    )
+    assert ran.code == 3
+    assert ran.json["invalid"] == {"truncated": 1}
+    features = open_store(str(tmp_path / "store")).features()
+    row = features.column("uri").index("train/00.png")
+    assert [entry.row for entry in features.invalid_rows] == [row]
+    assert not features.read(rows=[row]).any()
+    shown = vitrine("show", tmp_path / "store")
+    assert "train/00.png" in shown.out
+    assert "truncated" in shown.out
+
+
+def test_relabelling_recomputes_no_feature_and_changes_the_answer(
+    vitrine: Run, tmp_path: Path, tiny_images: Path, tiny_model: str, tiny_weights: Path
+) -> None:
+    images, store = tmp_path / "images", tmp_path / "store"
+    shutil.copytree(tiny_images, images)
+    command = ("extract", f"segmentation:{images}", "--model", tiny_model, "--weights", tiny_weights, "--store", store)
+    assert vitrine(*command).code == 0
+    before = vitrine("knn", store, "--json").json
+    for path in (images / "testannot").glob("*.png"):
+        mask = Image.open(path)
+        Image.new(mask.mode, mask.size, 1).save(path)
+    again = vitrine(*command, "--json")
+    assert again.json["already_done"] is True
+    after = vitrine("knn", store, "--json").json
+    assert after["cached"] is False
+    assert after["miou"] != before["miou"]
+
+
+def test_two_workers_write_the_bytes_of_one(
+    vitrine: Run, tmp_path: Path, tiny_store: Path, tiny_images: Path, tiny_model: str, tiny_weights: Path
+) -> None:
+    ran = vitrine(
+        *("extract", f"segmentation:{tiny_images}", "--model", tiny_model, "--weights", tiny_weights),
+        *("--store", tmp_path / "store", "--workers", 2, "--json"),
+    )
+    assert ran.code == 0, ran.err
+    assert_same_tree(tiny_store / "features", tmp_path / "store" / "features")
+
+
+def assert_same_tree(left: Path, right: Path) -> None:
+    names = sorted(path.relative_to(left) for path in left.rglob("*"))
+    assert names == sorted(path.relative_to(right) for path in right.rglob("*"))
+    files = [str(name) for name in names if (left / name).is_file()]
+    assert filecmp.cmpfiles(left, right, files, shallow=False)[1:] == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["extract", "images:/nowhere", "--model", "demo"], "/nowhere"),
+        (["extract", "frobnicate", "--model", "demo"], "images:PATH"),
+        (["extract", "{images}", "--model", "vit_frob"], "not known to timm"),
+        (["extract", "{images}", "--model", "{model}", "--weights", "/nowhere.pth"], "cannot be read"),
+        (
+            ["extract", "{images}", "--model", "{model}", "--weights", "{weights}", "--tokens", "registers"],
+            "has no registers",
+        ),
+        (["extract", "{images}", "--model", "{model}", "--weights", "{weights}", "--layers", "7"], "blocks 1..6"),
+        (["extract", "{images}", "--model", "{model}", "--weights", "{weights}", "--tile", "50"], "50"),
+        (["extract", "{images}", "--model", "{model}", "--weights", "{weights}", "--compute", "int4"], "float32"),
+        (["extract", "{images}", "--model", "{model}", "--weights", "{weights}", "--image-size", "161"], "multiple"),
+        (["extract", "{images}", "--model", "{model}", "--weights", "{weights}", "--device", "tpu"], "auto, cpu"),
+    ],
+)
+def test_wrong_use_gets_one_line_and_exit_2(
+    vitrine: Run,
+    tmp_path: Path,
+    tiny_images: Path,
+    tiny_model: str,
+    tiny_weights: Path,
+    arguments: list[str],
+    message: str,
+) -> None:
+    places = {"images": f"segmentation:{tiny_images}", "model": tiny_model, "weights": str(tiny_weights)}
+    ran = vitrine(*(argument.format(**places) for argument in arguments), "--store", tmp_path / "store")
+    assert ran.code == 2
+    assert message in ran.err
+    assert len(ran.err.strip().splitlines()) == 1
+    assert ran.out == ""
+
+
+def test_a_folder_that_is_not_a_store_is_left_alone(
+    vitrine: Run, tmp_path: Path, tiny_images: Path, tiny_model: str, tiny_weights: Path
+) -> None:
+    (tmp_path / "diary.txt").write_text("dear diary")
+    ran = vitrine(
+        *("extract", f"segmentation:{tiny_images}", "--model", tiny_model, "--weights", tiny_weights),
+        *("--store", tmp_path),
+    )
+    assert ran.code == 1
+    assert "not a store" in ran.err
+    assert [path.name for path in tmp_path.iterdir()] == ["diary.txt"]

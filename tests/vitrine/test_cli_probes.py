@@ -1,0 +1,141 @@
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from feature_store import open_store
+
+from .conftest import Run
+
+
+def test_ls_and_show_name_what_is_there(vitrine: Run, tiny_store: Path) -> None:
+    (listed,) = vitrine("ls", tiny_store, "--json").json["feature_sets"]
+    assert (listed["rows"], listed["complete"], listed["layers"]) == (24, True, [6])
+    shown = vitrine("show", tiny_store, "--json").json
+    assert shown["digest"] == open_store(str(tiny_store)).features().digest
+    assert shown["dataset"]["classes"] == ["grass", "brick", "water"]
+    assert shown["mixed_environment"] is False
+    for command in ("ls", "show"):
+        assert listed["name"] in vitrine(command, tiny_store).out
+
+
+def test_variance_is_numpys_over_the_train_tokens(vitrine: Run, tiny_store: Path) -> None:
+    result = vitrine("variance", tiny_store, "--json").json
+    features = open_store(str(tiny_store)).features()
+    tokens = features.read(rows=features.rows_of_split("train").tolist()).reshape(-1, 64).astype(np.float64)
+    np.testing.assert_allclose(result["variance"], tokens.var(axis=0), rtol=1e-10)
+    assert result["order"][0] == int(tokens.var(axis=0).argmax())
+
+
+def test_every_probe_answers_and_the_second_time_from_the_store(vitrine: Run, tiny_store: Path) -> None:
+    for command in (("variance",), ("knn", "--k", 3), ("linear",)):
+        first = vitrine(command[0], tiny_store, *command[1:], "--json").json
+        second = vitrine(command[0], tiny_store, *command[1:], "--json").json
+        assert second["cached"] is True
+        for volatile in ("cached", "seconds", "changed"):
+            first.pop(volatile, None)
+            second.pop(volatile, None)
+        assert first == second
+        assert "from the store" in vitrine(command[0], tiny_store, *command[1:]).out
+
+
+def test_knn_and_linear_carry_miou_and_patch_accuracy(vitrine: Run, tiny_store: Path) -> None:
+    for command in ("knn", "linear"):
+        result = vitrine(command, tiny_store, "--json").json
+        # Three classes that differ in colour: far above chance, and no better than the grid allows.
+        assert 1 / 3 < result["miou"] <= result["ceiling_miou"] < 1
+        assert 1 / 3 < result["patch_accuracy"] <= 1
+
+
+def test_several_k_give_one_result_each(vitrine: Run, tiny_store: Path) -> None:
+    results = vitrine("knn", tiny_store, "--k", "1,5", "--metric", "l2", "--json").json["results"]
+    assert [result["k"] for result in results] == [1, 5]
+    assert results[1]["miou"] == vitrine("knn", tiny_store, "--k", 5, "--metric", "l2", "--json").json["miou"]
+
+
+def test_prune_makes_a_selection_that_probes_use(vitrine: Run, tiny_store: Path, tmp_path: Path) -> None:
+    made = vitrine("prune", tiny_store, "--drop-top-variance", 10, "--name", "no10", "--json").json
+    top = vitrine("variance", tiny_store, "--json").json["order"][:10]
+    assert made["dropped"] == sorted(top)
+    assert vitrine("knn", tiny_store, "--selection", "no10", "--json").json["n_features"] == 54
+    listed = tmp_path / "drop.txt"
+    listed.write_text("\n".join(map(str, top)))
+    same = vitrine("prune", tiny_store, "--drop", listed, "--name", "listed10", "--json").json
+    assert same["digest"] == made["digest"]
+    assert vitrine("knn", tiny_store, "--selection", "listed10", "--json").json["cached"] is True
+    random = vitrine("prune", tiny_store, "--drop-random", 10, "--seed", 3, "--name", "random10", "--json").json
+    assert (len(random["dropped"]), random["digest"] != made["digest"]) == (10, True)
+
+
+def test_results_lists_what_was_answered(vitrine: Run, tiny_store: Path) -> None:
+    digest = vitrine("knn", tiny_store, "--metric", "dot", "--json").json["digest"]
+    found = vitrine("results", tiny_store, "--json").json["results"]
+    assert digest in [record["digest"] for record in found]
+    assert digest[:8] in vitrine("results", tiny_store).out
+
+
+def test_fresh_says_that_nothing_changed(vitrine: Run, tiny_store: Path) -> None:
+    vitrine("knn", tiny_store)
+    assert vitrine("knn", tiny_store, "--fresh", "--json").json["changed"] is False
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("knn", "{store}", "--metric", "manhattan"), 2, "cosine, dot, l2"),
+        (("knn", "{store}", "--k", "0"), 2, "above 0"),
+        (("knn", "{store}", "--k", "one"), 2, "numbers"),
+        (("knn", "{store}", "--k", "100000"), 1, "100000"),
+        (("knn", "{store}", "--selection", "nosuch"), 1, "no selection 'nosuch'"),
+        (("knn", "{store}", "--selection", "../../etc"), 1, "plain name"),
+        (("knn", "{store}", "--on", "cls"), 1, "no image labels"),
+        (("knn", "{store}", "--features", "nosuch"), 1, "no feature set fits"),
+        (("knn", "{store}", "--layer", "3"), 1, "it has 6"),
+        (("knn", "/nowhere"), 1, "no store at"),
+        (("linear", "{store}", "--l2", "-1"), 2, "above 0"),
+        (("linear", "{store}", "--hold-out", "2"), 2, "between 0 and 1"),
+        (("prune", "{store}", "--name", "x"), 2, "exactly one"),
+        (("prune", "{store}", "--name", "x", "--drop-top-variance", "64"), 2, "cannot drop 64 of 64"),
+        (("prune", "{store}", "--name", "a/b", "--drop-random", "3"), 1, "plain name"),
+        (("variance", "{store}", "--tokens", "pixels"), 2, "patches, cls, registers"),
+        (("frobnicate",), 2, "No such command"),
+    ],
+)
+def test_wrong_use_gets_one_line(
+    vitrine: Run, tiny_store: Path, arguments: tuple[str, ...], code: int, message: str
+) -> None:
+    ran = vitrine(*(argument.format(store=tiny_store) for argument in arguments))
+    assert message in ran.err
+    assert ran.code == code
+    assert len(ran.err.strip().splitlines()) == 1
+    assert ran.out == ""
+
+
+def test_probes_need_neither_images_nor_the_extraction_packages(
+    tiny_store: Path, tiny_images: Path, tmp_path: Path, vitrine: Run
+) -> None:
+    """The evaluators run in a process in which timm, Beam and Pillow cannot be imported, the image folder gone."""
+    store = tmp_path / "store"
+    shutil.copytree(tiny_store, store)
+    shutil.rmtree(store / "results")
+    moved = tiny_images.with_name("moved")
+    tiny_images.rename(moved)
+    try:
+        code = (
+            "import sys, json\n"
+            "for name in ('timm', 'apache_beam', 'PIL', 'torchvision', 'pipelines'): sys.modules[name] = None\n"
+            "from vitrine.__main__ import _run\n"
+            f"sys.exit(_run([sys.argv[1], {str(store)!r}, '--json']))\n"
+        )
+        for command in ("variance", "knn", "linear"):
+            done = subprocess.run([sys.executable, "-c", code, command], capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stderr
+            mine, theirs = json.loads(done.stdout), vitrine(command, tiny_store, "--json").json
+            assert mine["cached"] is False
+            assert mine.get("miou", mine.get("variance")) == theirs.get("miou", theirs.get("variance"))
+    finally:
+        moved.rename(tiny_images)
