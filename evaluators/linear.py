@@ -34,8 +34,8 @@ class LinearModel:
     """A fitted linear classifier: logits are `features @ weights + bias`.
 
     Attributes:
-        weights: one column for each class.
-        bias: zero on average over the classes that had training rows; very negative for the others.
+        weights: one column for each class; 0 for a class without training rows.
+        bias: very negative for a class without training rows. Over the other classes weights and bias average to 0.
         l2: strength of the penalty.
         iterations: accepted L-BFGS steps, or epochs of mini-batches.
         loss: penalised loss of this model over all training rows, in nats.
@@ -69,7 +69,7 @@ def fit(
         l2: strength of the penalty, positive.
         start: a model to start from.
         max_iterations: bound on the steps.
-        tolerance: stop when the loss can still fall by this share of itself at most.
+        tolerance: stop when the loss can still fall by this share of itself at most (or by less than rounding).
 
     Returns:
         The model; `converged` says whether the tolerance was reached.
@@ -105,7 +105,7 @@ def fit_path(
 
 
 def fit_streamed(
-    blocks: Callable[[int], Iterable[tuple[Float32[np.ndarray, "rows features"], Int64[np.ndarray, " rows"]]]],
+    blocks: Callable[[int], Iterable[tuple[Float32[np.ndarray, "_ features"], Int64[np.ndarray, " _"]]]],
     *,
     n_features: int,
     n_classes: int,
@@ -147,7 +147,7 @@ def fit_streamed(
             learner.learn(features, labels)
     sums = sum_losses(learner.point[None], mean, _tensors(blocks(epochs + 1), present), with_spread=True)
     final = _penalised(sums, 0, learner.point, l2, covariance)
-    problem = Problem(learner.point, tolerance=_STREAMED_TOLERANCE)
+    problem = Problem(learner.point, tolerance=_STREAMED_TOLERANCE, noise=0.0)
     problem.receive(final)
     return LinearModel(
         **_weights_and_bias(learner.point, mean, present, n_classes),
@@ -182,7 +182,8 @@ def _fit(
     mean, covariance = _mean_and_covariance([rows], rows.shape[1])
     data = _Data(features=rows.contiguous(), labels=positions, mean=mean, covariance=covariance)
     point = _prior(positions.bincount(), rows.shape[1]) if start is None else _parameters(start, present, mean)
-    problems = [Problem(point, tolerance=tolerance) for _ in l2s]
+    noise = torch.finfo(rows.dtype).eps / 10  # rounding errors of many rows mostly cancel in their mean
+    problems = [Problem(point, tolerance=tolerance, noise=noise) for _ in l2s]
     _solve(data, problems, l2s, max_iterations)
     return [
         LinearModel(
@@ -361,9 +362,9 @@ def _weights_and_bias(point: Tensor, mean: Tensor, present: np.ndarray, n_classe
     """The arrays of a model over all classes, from the parameters of the `present` ones."""
     weights = np.zeros((point.shape[1] - 1, n_classes), dtype=np.float32)
     bias = np.full(n_classes, _ABSENT_BIAS, dtype=np.float32)
-    about_zero = point[:, -1] - point[:, :-1] @ mean
+    point = point - point.mean(dim=0)  # moves all classes alike, which no prediction shows
     weights[:, present] = point[:, :-1].T.numpy()
-    bias[present] = (about_zero - about_zero.mean()).numpy()
+    bias[present] = (point[:, -1] - point[:, :-1] @ mean).numpy()
     return {"weights": weights, "bias": bias}
 
 

@@ -12,9 +12,8 @@ from torch import Tensor
 
 _MEMORY = 12
 _SUFFICIENT_DECREASE = 1e-4
-# Losses are summed from float32 terms: below this share of the loss, two losses are equal.
-_NOISE = 1e-9
 _MOST_CUTS = 20
+_MOST_IDLE = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,10 +30,15 @@ class Problem:
 
     The inverse curvature that comes with an evaluation takes the place of the usual multiple of the identity.
 
+    Args:
+        start: the point to evaluate first.
+        tolerance: converged when the loss can, to second order, still fall by this share of itself at most.
+        noise: share of the first loss up to which rounding moves a loss; no less is ever asked for.
+
     Source: Nocedal & Wright (2006), Numerical Optimization, algorithms 7.4 and 3.1.
     """
 
-    def __init__(self, start: Float64[Tensor, "classes parameters"], *, tolerance: float) -> None:
+    def __init__(self, start: Float64[Tensor, "classes parameters"], *, tolerance: float, noise: float) -> None:
         self.point = start
         self.trial = start
         self.loss = float("inf")
@@ -42,11 +46,12 @@ class Problem:
         self.converged = False
         self.done = False
         self._tolerance = tolerance
+        self._noise_share, self._noise = noise, 0.0
         self._gradient = torch.zeros_like(start)
         self._direction = torch.zeros_like(start)
         self._slope = 0.0
         self._step = 1.0
-        self._cuts = 0
+        self._cuts = self._idle = 0
         self._pairs: deque[tuple[Tensor, Tensor, float]] = deque(maxlen=_MEMORY)
         self._solve: Callable[[Tensor], Tensor] = torch.Tensor.clone
 
@@ -54,13 +59,16 @@ class Problem:
         """Take the evaluation at `trial`; afterwards `trial` is the next point to evaluate, or `done` is set."""
         if evaluation.solve is not None:
             self._solve = evaluation.solve
-        enough = self.loss + _SUFFICIENT_DECREASE * self._step * self._slope + _NOISE * abs(evaluation.loss)
+        enough = self.loss + _SUFFICIENT_DECREASE * self._step * self._slope + self._noise
         if self.loss == float("inf"):
+            self._noise = self._noise_share * abs(evaluation.loss)
             self._move_to(self.trial, evaluation)
         elif evaluation.loss <= enough:
             self.iterations += 1
+            idle = self._idle + 1 if evaluation.loss >= self.loss - self._noise else 0
             self._remember(self.trial - self.point, evaluation.gradient - self._gradient)
             self._move_to(self.trial, evaluation)
+            self._idle, self.done = idle, self.done or idle >= _MOST_IDLE
         else:
             self._cut(evaluation.loss)
         self.trial = self.point + self._step * self._direction
@@ -72,7 +80,7 @@ class Problem:
         self._slope = _dot(evaluation.gradient, self._direction)
         self._step, self._cuts = 1.0, 0
         # To second order the loss can still fall by half the slope.
-        self.converged = self.done = -self._slope / 2 <= self._tolerance * self.loss
+        self.converged = self.done = -self._slope / 2 <= max(self._tolerance * self.loss, self._noise)
 
     def _cut(self, trial_loss: float) -> None:
         """Shorten the step to the minimum of the parabola through what is known, within bounds."""

@@ -118,7 +118,7 @@ def merge_moments(a: Moments, b: Moments) -> Moments:
     )
 
 
-def stream_moments(blocks: Iterable[Float[np.ndarray, "rows features"]]) -> Moments:
+def stream_moments(blocks: Iterable[Float[np.ndarray, "_ features"]]) -> Moments:
     """Moments over all rows of a stream of blocks, with memory for one block.
 
     Args:

@@ -42,8 +42,8 @@ class Neighbors:
 
 
 def search(
-    bank: Callable[[], Iterable[Float32[np.ndarray, "bank_rows features"]]],
-    queries: Iterable[Float32[np.ndarray, "queries features"]],
+    bank: Callable[[], Iterable[Float32[np.ndarray, "_ features"]]],
+    queries: Iterable[Float32[np.ndarray, "_ features"]],
     *,
     k: int,
     metric: Metric,

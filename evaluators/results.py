@@ -62,6 +62,12 @@ class VarianceResult:
         """The record as JSON values."""
         return {**asdict(self), **{name: list(getattr(self, name)) for name in ("variance", "mean", "order")}}
 
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "VarianceResult":
+        """Read what `to_json` wrote; other entries are left alone."""
+        lists = {name: tuple(value[name]) for name in ("variance", "mean", "order")}
+        return cls(**lists, n_tokens=value["n_tokens"], split=value["split"])
+
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeResult:

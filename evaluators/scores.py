@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float64, Integer, Int64
+from jaxtyping import Float64, Int64, Integer
 
 
 def patch_labels(

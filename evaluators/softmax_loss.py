@@ -38,7 +38,7 @@ class LossSums:
 def sum_losses(
     parameters: Float64[Tensor, "models classes features_and_bias"],
     mean: Float64[Tensor, " features"],
-    batches: Iterable[tuple[Float[Tensor, "rows features"], Int64[Tensor, " rows"]]],
+    batches: Iterable[tuple[Float[Tensor, "_ features"], Int64[Tensor, " _"]]],
     *,
     with_spread: bool = False,
 ) -> LossSums:

@@ -10,10 +10,11 @@ from vitrine.exits import FAILED, INTERRUPTED, USAGE, one_line, status_of
 
 def main() -> None:
     """Run the command line, and leave with its exit code."""
-    sys.exit(_run(sys.argv[1:]))
+    sys.exit(run(sys.argv[1:]))
 
 
-def _run(arguments: list[str]) -> int:
+def run(arguments: list[str]) -> int:
+    """Run the command line on `arguments`, and give its exit code."""
     try:
         # Typer returns the code of typer.Exit, and raises everything else.
         return int(app(arguments, prog_name="vitrine", standalone_mode=False) or 0)

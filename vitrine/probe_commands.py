@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import Annotated, Any
 
 import typer
 
@@ -21,9 +21,6 @@ from vitrine.options import (
     TokensOn,
     TrainSplit,
 )
-
-if TYPE_CHECKING:
-    from evaluators.neighbors import Metric
 
 
 def variance(
@@ -150,8 +147,7 @@ def knn(
     vitrine knn features
     vitrine knn features --k 1,5,20 --metric dot --selection no200
     """
-    from evaluators import KnnParameters
-    from vitrine.questions import ask_knn, subject_of
+    from vitrine.questions import ask_knn, knn_parameters, subject_of
 
     found = _open(store, features, partial)
     subject = subject_of(on, layer, train_split, test_split, hold_out, seed)
@@ -159,7 +155,7 @@ def knn(
     start = time.perf_counter()
     answers = ask_knn(
         found,
-        KnnParameters(subject=subject, metric=cast("Metric", metric), standardise=standardise),
+        knn_parameters(subject, metric=metric, standardise=standardise),
         ks=ks,
         selection=selection,
         backend=backend,

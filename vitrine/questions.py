@@ -77,6 +77,15 @@ def ask_variance(
     return ask(features, asked, lambda: evaluate_variance(features, parameters), fresh=fresh)
 
 
+def knn_parameters(subject: Subject, *, metric: str, standardise: bool) -> KnnParameters:
+    """The k-NN question that the options name.
+
+    Raises:
+        UsageError: an unknown metric.
+    """
+    return KnnParameters(subject=subject, metric=_choice(metric, get_args(Metric), "--metric"), standardise=standardise)
+
+
 def ask_knn(
     features: FeatureSet,
     parameters: KnnParameters,
@@ -89,10 +98,9 @@ def ask_knn(
     """One answer a k; those that the store lacks come from one search. `parameters.k` is not used.
 
     Raises:
-        UsageError: an unknown metric or backend.
+        UsageError: an unknown backend.
     """
     chosen = None if selection is None else read_selection(features.root, selection)
-    _choice(parameters.metric, get_args(Metric), "--metric")
     backend_name: Backend = _choice(backend, get_args(Backend), "--backend")
     resolved = replace(parameters, subject=resolve_subject(features, parameters.subject))
 
@@ -157,8 +165,7 @@ def make_selection(
     about: dict[str, Any] = {"name": name, "layer": features.layer_number(layer), "kind": kind}
     if dropping.top_variance is not None:
         answer = ask_variance(features, kind=kind, layer=layer)
-        names = VarianceResult.__dataclass_fields__
-        variance = VarianceResult(**{key: value for key, value in answer.result.items() if key in names})
+        variance = VarianceResult.from_json(answer.result)
         selection = drop_top_variance(features, variance, n_dropped=dropping.top_variance, **about)
     elif dropping.random is not None:
         selection = drop_random(features, n_dropped=dropping.random, seed=dropping.seed, **about)

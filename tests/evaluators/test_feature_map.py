@@ -18,7 +18,7 @@ def tokens(rows: int = 200, features: int = 6) -> np.ndarray:
 @pytest.mark.parametrize("columns", [None, np.array([4, 0, 2])])
 @pytest.mark.parametrize("affine", [False, True])
 def test_apply_chooses_shifts_and_divides(dtype: type, columns: np.ndarray | None, affine: bool) -> None:
-    block = tokens().astype(dtype)
+    block: np.ndarray = tokens().astype(dtype)
     kept = block if columns is None else block[:, columns]
     shift = np.linspace(-1, 1, kept.shape[1]).astype(np.float32) if affine else None
     scale = np.linspace(1, 3, kept.shape[1]).astype(np.float32) if affine else None
@@ -33,7 +33,7 @@ def test_apply_chooses_shifts_and_divides(dtype: type, columns: np.ndarray | Non
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 def test_apply_leaves_a_read_only_block_alone(dtype: type) -> None:
-    block = tokens().astype(dtype)
+    block: np.ndarray = tokens().astype(dtype)
     before = block.copy()
     block.flags.writeable = False
     mapped = FeatureMap(shift=np.ones(6, dtype=np.float32)).apply(block)

@@ -49,7 +49,7 @@ def brute_force(
         tokens = (tokens - stacked.mean(axis=0)) / stacked.std(axis=0)
     if columns is not None:
         tokens = tokens[..., columns]
-    truths = [None if mask is None else patch_truth(mask, grid) for mask in data.masks]
+    truths = [patch_truth(mask, grid) for mask in data.masks if mask is not None]
     bank = tokens[train].reshape(-1, tokens.shape[-1])
     labels = np.concatenate([truths[row].reshape(-1) for row in train])
     hits = {c: [0, 0, 0] for c in range(N_CLASSES)}
@@ -141,7 +141,7 @@ def test_auto_takes_patches_where_there_are_masks_and_cls_elsewhere(segmented: S
 def test_predict_knn_gives_what_evaluate_scores(segmented: Synthetic) -> None:
     rows = segmented.features.rows_of_split("test")
     predicted = predict_knn(segmented.features, KnnParameters(), rows)
-    truths = np.stack([patch_truth(segmented.masks[row], (3, 4)).reshape(-1) for row in rows])  # type: ignore[arg-type]
+    truths = np.stack([patch_truth(segmented.masks[row], (3, 4)).reshape(-1) for row in rows])
     counted = truths < N_CLASSES
     accuracy = (predicted == truths)[counted].mean()
     assert evaluate_knn(segmented.features, KnnParameters()).to_json()["patch_accuracy"] == pytest.approx(accuracy)

@@ -24,7 +24,7 @@ def assert_same(left: Moments, right: Moments) -> None:
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 @pytest.mark.parametrize(("rows", "features"), [(1, 3), (7, 1), (5_000, 300), (50_000, 5)])
 def test_moments_of_a_block_are_those_of_numpy(dtype: type, rows: int, features: int) -> None:
-    block = tokens(rows, features).astype(dtype)
+    block: np.ndarray = tokens(rows, features).astype(dtype)
     moments = moments_of(block)
     assert moments.count == rows
     np.testing.assert_allclose(moments.mean, block.mean(axis=0, dtype=np.float64), rtol=1e-11, atol=1e-12)

@@ -49,7 +49,8 @@ def brute_force(bank: np.ndarray, queries: np.ndarray, *, k: int, metric: Metric
 
 
 def normalised(rows: np.ndarray) -> np.ndarray:
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    unit: np.ndarray = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return unit
 
 
 def whole_numbers(rows: int, features: int, *, seed: int) -> np.ndarray:
@@ -196,10 +197,11 @@ def test_unknown_choices_are_refused() -> None:
     rows = whole_numbers(9, 4, seed=0)
     with pytest.raises(ValueError, match="k is 0"):
         nearest(rows, rows, k=0, metric="dot")
+    # Under pytest the signature of `search` is checked first, so the names are tried one step further in.
     with pytest.raises(ValueError, match="metric 'l3' is unknown"):
-        nearest(rows, rows, k=1, metric="l3")  # type: ignore[arg-type]
+        neighbors._check_choices(1, "l3", "auto", "cpu")
     with pytest.raises(ValueError, match="backend 'numpy' is unknown"):
-        nearest(rows, rows, k=1, metric="dot", backend="numpy")  # type: ignore[arg-type]
+        neighbors._check_choices(1, "dot", "numpy", "cpu")
     with pytest.raises(ValueError, match="device 'cuda'"):
         next(search(lambda: [rows], [rows], k=1, metric="dot", backend="faiss", device="cuda"))
 

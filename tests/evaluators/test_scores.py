@@ -54,8 +54,8 @@ def counted(truth: np.ndarray, predicted: np.ndarray, n_classes: int) -> np.ndar
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int64])
 def test_confusion_counts_pixels_one_by_one(dtype: type) -> None:
     rng = np.random.default_rng(0)
-    truth = rng.integers(0 if dtype is np.uint8 else -1, 7, (20, 30)).astype(dtype)
-    predicted = rng.integers(0, 9, (20, 30)).astype(dtype)
+    truth: np.ndarray = rng.integers(0 if dtype is np.uint8 else -1, 7, (20, 30)).astype(dtype)
+    predicted: np.ndarray = rng.integers(0, 9, (20, 30)).astype(dtype)
     counts = confusion(truth, predicted, n_classes=5)
     assert counts.dtype == np.int64
     np.testing.assert_array_equal(counts, counted(truth, predicted, 5))

@@ -1,7 +1,8 @@
-"""The command line as a user runs it: a real process, its standard output, standard error and exit code."""
+"""The command line as a user runs it: its standard output, standard error and exit code."""
 
+import contextlib
+import io
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from vitrine.__main__ import run as run_command_line
 
 
 @dataclass(frozen=True)
@@ -31,17 +34,23 @@ class Ran:
 Run = Callable[..., Ran]
 
 
-def run_vitrine(*arguments: object, cwd: Path | None = None, environment: dict[str, str] | None = None) -> Ran:
+def run_vitrine(*arguments: object) -> Ran:
+    """The command line within this process: what a user sees, without the seconds that imports take."""
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setenv("COLUMNS", "160")
+        code = run_command_line([str(argument) for argument in arguments])
+    return Ran(code, out.getvalue(), err.getvalue())
+
+
+def run_process(*arguments: object) -> Ran:
+    """The command line as a process of its own."""
     command = [sys.executable, "-m", "vitrine", *map(str, arguments)]
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        env={**os.environ, "COLUMNS": "160", **(environment or {})},
-        timeout=300,
-        check=False,
-    )
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     return Ran(done.returncode, done.stdout, done.stderr)
 
 

@@ -67,8 +67,9 @@ def test_relabelling_recomputes_no_feature_and_changes_the_answer(
     assert vitrine(*command).code == 0
     before = vitrine("knn", store, "--json").json
     for path in (images / "testannot").glob("*.png"):
-        mask = Image.open(path)
-        Image.new(mask.mode, mask.size, 1).save(path)
+        with Image.open(path) as mask:
+            relabelled = Image.new(mask.mode, mask.size, 1)
+        relabelled.save(path)
     again = vitrine(*command, "--json")
     assert again.json["already_done"] is True
     after = vitrine("knn", store, "--json").json
