@@ -4,10 +4,12 @@ Nothing here imports torch, timm or Pillow until a test asks for it: the tests o
 where only the core is installed.
 """
 
+import atexit
 import importlib.util
 import json
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,13 +21,17 @@ import numpy as np
 import pytest
 
 TEST_DATA_VARIABLE = "VITRINE_TEST_DATA"
+# Test modules are loaded one by one, not as a package; what stands beside them (`tests.feature_store.samples`) is found
+# from the root. At the end, so that a wheel that is installed comes first.
+sys.path.append(str(Path(__file__).resolve().parent.parent))
+
 TINY_CLASSES = ("grass", "brick", "water")
 TINY_VOID = 255
 TINY_SIZE = (64, 48)
 TINY_IMAGES_PER_SPLIT = {"train": 16, "test": 8}
 
-# Shapes in signatures are checked here and nowhere else; of a container, Beartype looks at one item. It refuses the hint
-# `np.ndarray[Any, Any]`, which mypy --strict asks for, so that one is checked as plain `np.ndarray`.
+# Shapes in signatures are checked here and nowhere else; of a container, Beartype looks at one item. It refuses the
+# hint `np.ndarray[Any, Any]`, which mypy --strict asks for, so that one is checked as plain `np.ndarray`.
 _SHAPE_CHECKER = (
     "beartype.beartype(conf=beartype.BeartypeConf(hint_overrides=beartype.FrozenDict("
     "{__import__('numpy').ndarray[__import__('typing').Any, __import__('typing').Any]: __import__('numpy').ndarray})))"
@@ -35,6 +41,8 @@ if importlib.util.find_spec("beartype") is not None:
 
 # Before anything that reads these when it is imported: no test sees the user's caches, or a network, or a GPU.
 _HOME = Path(tempfile.mkdtemp(prefix="vitrine-tests-"))
+# At exit, since Hypothesis writes there when pytest itself has finished.
+atexit.register(shutil.rmtree, _HOME, ignore_errors=True)
 _WITH_GPU = os.environ.get("VITRINE_TEST_GPU") == "1"
 os.environ.update(
     HOME=str(_HOME),
@@ -64,11 +72,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device; VITRINE_TEST_GPU=1 runs it"))
-
-
-def pytest_unconfigure() -> None:
-    """Leave nothing behind."""
-    shutil.rmtree(_HOME, ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)
@@ -104,7 +107,7 @@ def camvid(test_data: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_model() -> str:
-    """The architecture of `tiny_weights`: 6 blocks, 64 features, 16-pixel patches, a class token, the norm in `norm`."""
+    """The architecture of `tiny_weights`: 6 blocks, 64 features, 16-pixel patches, a class token."""
     return "test_vit.r160_in1k"
 
 
@@ -116,7 +119,7 @@ def tiny_weights(tiny_model: str, tmp_path_factory: pytest.TempPathFactory) -> P
 
 @pytest.fixture(scope="session")
 def tiny_register_model() -> str:
-    """The architecture of `tiny_register_weights`: 8 blocks, a register, no class token, the norm in `fc_norm`."""
+    """The architecture of `tiny_register_weights`: 8 blocks, a register but no class token, its norm in `fc_norm`."""
     return "test_vit2.r160_in1k"
 
 
