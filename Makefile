@@ -47,7 +47,8 @@ lint: venv  ## ruff and mypy --strict
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
 
-test: lint core-test  ## lint, core-test, then all tests
+test: lint core-test  ## lint, core-test, the benchmarks tiny and untimed, then all tests
+	$(PYTHON) -m pytest -q -p no:cacheprovider benchmarks -o python_files='bench_*.py'
 	$(PYTHON) -m pytest $(PYTEST_FLAGS)
 
 core-test: $(CORE)/.installed  ## the tests of store and evaluators where only the core and faiss are installed
@@ -58,7 +59,7 @@ $(CORE)/.installed: $(VENV)/.installed $(SOURCES) docker/core_environment.py
 	@touch $@
 
 bench: venv  ## all benchmarks at full size
-	VITRINE_BENCH=full $(PYTHON) -m pytest benchmarks -o python_files='bench_*.py' -s $(PYTEST_FLAGS)
+	VITRINE_BENCH=full $(PYTHON) -m pytest benchmarks -o python_files='bench_*.py' -o timeout=0 -o faulthandler_timeout=0 -s $(PYTEST_FLAGS)
 
 clean:  ## remove both environments and all caches
 	rm -rf $(VENV) $(CORE) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks

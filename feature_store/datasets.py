@@ -205,7 +205,8 @@ def read_manifest(root: ObjectRoot, dataset: StoredDataset, columns: list[str] |
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
         if isinstance(error, CorruptError):
             raise
-        raise CorruptError(f"{path} cannot be read ({error}). {_REMEDY}") from error
+        # Some of Arrow's messages end in a line break.
+        raise CorruptError(f"{path} cannot be read ({' '.join(str(error).split())}). {_REMEDY}") from error
     return table
 
 

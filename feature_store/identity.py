@@ -24,6 +24,14 @@ TOKEN_KINDS: tuple[TokenKind, ...] = ("patches", "cls", "registers")
 EXTRACTION_SCHEMA = 1
 STORAGE_DTYPES = ("float16", "float32")
 COMPUTE_DTYPES = ("float32", "bfloat16", "float16")
+_REMEDY = "Restore it from a copy, or move the feature set away and extract anew."
+# A stranger's record must not ask for more memory than any real feature set does.
+_MOST_ROWS = 1 << 31
+_MOST_ROWS_PER_SHARD = 1 << 24
+_MOST_SHARDS = 1 << 20
+_MOST_GRID = 1 << 14
+_MOST_FEATURES = 1 << 20
+_MOST_VALUES_PER_ROW = 1 << 28
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,16 +160,6 @@ class FeatureSetSpec:
             )
         _check_together(spec, fields)
         return spec
-
-
-_REMEDY = "Restore it from a copy, or move the feature set away and extract anew."
-# A stranger's record must not ask for more memory than any real feature set does.
-_MOST_ROWS = 1 << 31
-_MOST_ROWS_PER_SHARD = 1 << 24
-_MOST_SHARDS = 1 << 20
-_MOST_GRID = 1 << 14
-_MOST_FEATURES = 1 << 20
-_MOST_VALUES_PER_ROW = 1 << 28
 
 
 def _read_identity(stored: Mapping[str, Any], name: str) -> Identity:

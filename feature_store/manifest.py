@@ -50,7 +50,7 @@ MANIFEST_SCHEMA = pa.schema([*VIEW_FIELDS, *ANNOTATION_FIELDS])
 MAX_POLYGON_VALUES = 100_000
 MAX_OBJECTS_PER_VIEW = 100_000
 MAX_URI_BYTES = 4096
-_ROWS_PER_UPDATE = 65_536
+_ROWS_PER_UPDATE = 8192
 _SHOWN_CHARACTERS = 200
 _TILE_AXES = ("x", "y", "width", "height")
 _DRIVE = re.compile(r"^[A-Za-z]:")
@@ -285,7 +285,9 @@ def _table_digest(table: pa.Table, columns: Sequence[str]) -> str:
 
 def _feed(digest: Any, path: str, array: pa.Array) -> None:
     """Add one column: its path, its nulls, then its values with nulls as zeros, so that no hidden bytes count."""
-    digest.update(f"{path}\0{array.type}\0{len(array)}\0".encode())
+    # Parquet renames what is inside a list, so the type of a nested column is spelled by its leaves.
+    kind = "list" if pa.types.is_list(array.type) else "struct" if pa.types.is_struct(array.type) else array.type
+    digest.update(f"{path}\0{kind}\0{len(array)}\0".encode())
     digest.update(np.packbits(array.is_valid().to_numpy(zero_copy_only=False)).tobytes())
     if pa.types.is_struct(array.type):
         for field, child in zip(array.type, array.flatten(), strict=True):

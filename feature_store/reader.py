@@ -225,7 +225,7 @@ class FeatureSet:
         self,
         layer: int | str = "last",
         kind: TokenKind = "patches",
-        rows: Sequence[int] | slice | RowNumbers | None = None,
+        rows: Sequence[int] | slice | np.ndarray[Any, Any] | None = None,
     ) -> Rows:
         """Tokens of some rows, as one new array.
 
@@ -255,7 +255,7 @@ class FeatureSet:
         layer: int | str = "last",
         kind: TokenKind = "patches",
         *,
-        rows: RowNumbers | None = None,
+        rows: np.ndarray[Any, Any] | None = None,
         block_bytes: int = _BLOCK_BYTES,
     ) -> Iterator[tuple[RowNumbers, Rows]]:
         """Valid rows in ascending order, block by block, in memory bounded by `block_bytes`.
@@ -284,7 +284,7 @@ class FeatureSet:
         max_rows = max(1, block_bytes // token_layout(self.spec, kind).row_bytes)
         return reader.blocks(wanted[self.valid[wanted]], max_rows)
 
-    def _row_numbers(self, rows: Sequence[int] | slice | RowNumbers) -> RowNumbers:
+    def _row_numbers(self, rows: Sequence[int] | slice | np.ndarray[Any, Any]) -> RowNumbers:
         n_rows = self.spec.n_rows
         if isinstance(rows, slice):
             return np.arange(n_rows)[rows]

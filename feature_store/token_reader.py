@@ -63,11 +63,7 @@ class TokenReader:
             body = self._open_shard(shard)
             for begin in range(0, len(of_shard), max_rows):
                 wanted = of_shard[begin : begin + max_rows]
-                first, last = int(wanted[0]) - shard.start, int(wanted[-1]) - shard.start
-                if last - first == len(wanted) - 1:
-                    yield wanted, body[first : last + 1]
-                else:
-                    yield wanted, body[wanted - shard.start]
+                yield wanted, body[_as_slice(wanted - shard.start)]
 
     def gather(self, rows: RowNumbers) -> Rows:
         """The given rows, in the order given, as a new array."""
@@ -76,7 +72,7 @@ class TokenReader:
         for index in np.unique(shard_of_row):
             shard = self._shards[index]
             places = np.flatnonzero(shard_of_row == index)
-            gathered[places] = self._open_shard(shard)[rows[places] - shard.start]
+            gathered[_as_slice(places)] = self._open_shard(shard)[_as_slice(rows[places] - shard.start)]
         return gathered
 
     def _open_shard(self, shard: Shard) -> "Rows | _ZarrRows":
@@ -104,6 +100,12 @@ class TokenReader:
     def _zarr_array(self) -> Any:
         # The metadata has been held to one codec that runs nobody's code and claims no more than a chunk.
         return zarr.open_array(self._root.zarr_store(self._array), mode="r", zarr_format=3)
+
+
+def _as_slice(numbers: RowNumbers) -> slice | RowNumbers:
+    """Consecutive numbers as a slice, which copies nothing; others as they are."""
+    consecutive = bool((np.diff(numbers) == 1).all())
+    return slice(int(numbers[0]), int(numbers[-1]) + 1) if consecutive else numbers
 
 
 class _ZarrRows:

@@ -10,14 +10,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from feature_store import Shard
-from pipelines.beam_engine import build
+from pipelines.beam_steps import build
 from pipelines.meter import read_counts
-from pipelines.plan import ExtractionPlan
 from pipelines.quiet_beam import FnApiRunner, PipelineOptions, SubprocessSDKEnvironment, beam
 from pipelines.stopping import end_with_parent
-from pipelines.watched_beam import WORKER_DIED_EXIT
 
+WORKER_DIED_EXIT = 70
 # Long enough for the kernel to reap a dead worker, so that it is told from the living.
 _SETTLE_S = 0.1
 
@@ -37,8 +35,7 @@ def _drive(job_file: Path) -> None:
     )
     options = PipelineOptions(job["arguments"], direct_num_workers=job["workers"])
     with beam.Pipeline(runner=FnApiRunner(default_environment=worker), options=options) as pipeline:
-        plan = ExtractionPlan.from_json(job["plan"])
-        build(pipeline, plan, [Shard(**shard) for shard in job["shards"]], folder)
+        build(pipeline, job["plan"], [tuple(rows) for rows in job["shards"]], str(folder))
 
 
 def _on_thread_error(arguments: Any, folder: Path, earlier: set[int], death_file: Path) -> None:

@@ -3,9 +3,9 @@
 import os
 import sys
 
-from pipelines.quiet_beam import sdk_worker_main
+from pipelines.quiet_beam import worker_main
 from pipelines.stopping import end_with_parent
 
 if __name__ == "__main__":
     end_with_parent(int(os.environ["VITRINE_BEAM_DRIVER"]))
-    sdk_worker_main.main(sys.argv)
+    worker_main(sys.argv)

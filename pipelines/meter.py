@@ -71,7 +71,7 @@ class Meter:
         self._save()
         try:
             yield
-            split = {name: self.count.seconds[name] - before[name] for name in STAGES}
+            split: dict[str, float] = {name: self.count.seconds[name] - before[name] for name in STAGES}
             self.count.shards.append((index, time.perf_counter() - start, split))
         finally:
             self.count.shard = None

@@ -151,7 +151,7 @@ def resolve_layers(layers: Sequence[int | str], depth: int) -> tuple[int, ...]:
     """
     numbers = set()
     for layer in layers:
-        number = depth if layer == "last" else int(layer) if str(layer).isdigit() else 0
+        number = depth if layer == "last" else int(layer) if str(layer).isdecimal() else 0
         if not 1 <= number <= depth:
             raise PlanError(f"layer {layer!r}: this model has blocks 1..{depth}; name numbers of them, or `last`.")
         numbers.add(number)

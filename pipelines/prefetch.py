@@ -5,7 +5,7 @@ import hashlib
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby, islice
@@ -72,7 +72,7 @@ def prepare_views(
     batch_size: int,
     threads: int,
     meter: Meter,
-) -> Iterator[PreparedView]:
+) -> Generator[PreparedView]:
     """Read, decode, cut and fit views in threads, and give them in their order.
 
     An image of several views that follow one another is read and decoded once. What waits is bounded by a few batches

@@ -7,6 +7,7 @@ leaves logging to the application: whoever configures it still gets Beam's messa
 import contextlib
 import logging
 from collections.abc import Iterator
+from typing import Any
 
 
 @contextlib.contextmanager
@@ -24,13 +25,18 @@ def _silent_root() -> Iterator[None]:
 
 
 with _silent_root():
-    import apache_beam as beam
-    from apache_beam.options.pipeline_options import PipelineOptions
-    from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+    import apache_beam
+    from apache_beam.options import pipeline_options
+    from apache_beam.runners.portability.fn_api_runner import fn_runner
     from apache_beam.runners.worker import sdk_worker_main
-    from apache_beam.transforms.environments import SubprocessSDKEnvironment
+    from apache_beam.transforms import environments
 
 # Else Python prints what no handler takes.
 logging.getLogger("apache_beam").addHandler(logging.NullHandler())
 
-__all__ = ["FnApiRunner", "PipelineOptions", "SubprocessSDKEnvironment", "beam", "sdk_worker_main"]
+# Typed here as what they are to a type checker: Beam's own annotations cover a part of them.
+beam: Any = apache_beam
+FnApiRunner: Any = fn_runner.FnApiRunner
+PipelineOptions: Any = pipeline_options.PipelineOptions
+SubprocessSDKEnvironment: Any = environments.SubprocessSDKEnvironment
+worker_main: Any = sdk_worker_main.main

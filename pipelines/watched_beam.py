@@ -13,16 +13,16 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from feature_store import Shard
+from pipelines.beam_driver import WORKER_DIED_EXIT
 from pipelines.failures import EngineError, ShardFailure, read_failures
 from pipelines.meter import read_counts
 from pipelines.plan import ExtractionPlan
 from pipelines.stopping import stop_requested
 
-WORKER_DIED_EXIT = 70
 _POLL_S = 0.1
 # One death is bad luck, two may be; after three the remaining shards are reported and not tried again.
 _MAX_DEATHS = 3
@@ -106,7 +106,7 @@ def _run_driver(
         death_file = Path(folder) / "death.json"
         job = {
             "plan": plan.to_json(),
-            "shards": [asdict(shard) for shard in shards],
+            "shards": [(shard.index, shard.start, shard.stop) for shard in shards],
             "progress_folder": str(progress_folder),
             "workers": workers,
             "arguments": list(arguments),

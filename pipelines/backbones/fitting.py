@@ -1,6 +1,7 @@
 """A checkpoint's tensors into a model: converted as timm converts them, and held to fit exactly."""
 
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,10 @@ def _convert(module: Any, state: _State, architecture: str) -> _State:
         arguments["adapt_layer_scale"] = True  # timm asks for it for DeiT III alone; no other file has such names
         if _FLEXIBLE in architecture:
             arguments.update(interpolation="bilinear", antialias=False)
-    converted: _State = convert(dict(state), module, **arguments)
+    with warnings.catch_warnings():
+        # Torch dislikes how timm resamples relative positions; nobody who extracts can change that.
+        warnings.filterwarnings("ignore", category=UserWarning, module="timm")
+        converted: _State = convert(dict(state), module, **arguments)
     return converted
 
 

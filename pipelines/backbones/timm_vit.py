@@ -78,7 +78,8 @@ class Backbone:
                 indices=[layer - 1 for layer in layers],
                 norm=True,
                 stop_early=True,
-                return_prefix_tokens=True,
+                # timm's models with relative positions fail when they have none to return.
+                return_prefix_tokens=self.module.num_prefix_tokens > 0,
                 output_fmt="NLC",
                 intermediates_only=True,
             )

@@ -87,7 +87,7 @@ def test_fresh_says_that_nothing_changed(vitrine: Run, tiny_store: Path) -> None
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (("knn", "{store}", "--metric", "manhattan"), 2, "cosine, dot, l2"),
+        (("knn", "{store}", "--metric", "manhattan"), 2, "dot, cosine, l2"),
         (("knn", "{store}", "--k", "0"), 2, "above 0"),
         (("knn", "{store}", "--k", "one"), 2, "numbers"),
         (("knn", "{store}", "--k", "100000"), 1, "100000"),
