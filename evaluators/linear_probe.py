@@ -17,7 +17,7 @@ from feature_store import FeatureSet, Selection, StoreError
 LINEAR_REVISION = 1
 DEFAULT_L2S = (1.0, 1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 1e-4, 1e-5)
 # To rank strengths by held-out accuracy, a loss within a thousandth of the best is enough; the final fit goes further.
-_SWEEP_TOLERANCE = 1e-3
+_SWEEP_TOLERANCE, _SWEEP_ITERATIONS = 1e-3, 200
 _VALUE_BYTES = 4
 _ROWS_PER_BLOCK_BYTES = 32 << 20
 
@@ -143,6 +143,7 @@ def _best_of_path(
         n_classes=probe.n_classes + 1,
         l2s=sorted(parameters.l2s, reverse=True),
         tolerance=_SWEEP_TOLERANCE,
+        max_iterations=_SWEEP_ITERATIONS,
     )
     accuracies = [float(np.mean(predict(model, held_tokens)[counted] == held_labels[counted])) for model in models]
     best = int(np.argmax(accuracies))

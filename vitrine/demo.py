@@ -60,14 +60,15 @@ def run_demo(folder: Path, *, workers: int = 1, json: bool = False) -> int:
         return code
     extraction_s = time.perf_counter() - start
     features = open_store(store).features(f"{dataset.spec.name}/demo")
-    rows = _ask_everything(features)
+    rows = ask_everything(features)
     curve = _removal_curve(features)
     pictures = _draw(features, Path(str(dataset.root)), curve, folder / "pictures")
     _report(features, rows, curve, pictures, extraction_s, json=json)
     return exits.DONE
 
 
-def _ask_everything(features: FeatureSet) -> list[DemoRow]:
+def ask_everything(features: FeatureSet) -> list[DemoRow]:
+    """Every probe of the demo, each with the time until its answer was there."""
     make_selection(features, Dropping(top_variance=N_DROPPED), name=TOP)
     make_selection(features, Dropping(random=N_DROPPED), name=RANDOM)
     named: tuple[tuple[str, str | None], ...] = (
