@@ -50,7 +50,7 @@ def main(arguments: list[str]) -> float:
         f"{options.model}, {options.dtype}, {options.device}: forward {forward:.0f} images/s, extraction "
         f"{extraction:.0f} images/s, ratio {extraction / forward:.2f} ({split})"
     )
-    return extraction / forward
+    return float(extraction / forward)
 
 
 def _prepare(folder: Path, options: argparse.Namespace) -> Prepared:

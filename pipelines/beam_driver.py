@@ -18,6 +18,7 @@ from pipelines.stopping import end_with_parent
 WORKER_DIED_EXIT = 70
 # Long enough for the kernel to reap a dead worker, so that it is told from the living.
 _SETTLE_S = 0.1
+_POLL_S = 0.5
 
 
 def _drive(job_file: Path) -> None:
@@ -26,8 +27,9 @@ def _drive(job_file: Path) -> None:
     end_with_parent(job["parent"])
     folder = Path(job["progress_folder"])
     earlier = {count.pid for count in read_counts(folder)}
-    death_file = Path(job["death_file"])
-    threading.excepthook = lambda arguments: _on_thread_error(arguments, folder, earlier, death_file)
+    report = _DeathReport(Path(job["death_file"]), folder, earlier)
+    threading.excepthook = report.on_thread_error
+    threading.Thread(target=report.watch_workers, args=(job["workers"], job["patience_s"]), daemon=True).start()
     os.environ["VITRINE_BEAM_DRIVER"] = str(os.getpid())
     # `exec`: no shell stays between this process and its worker, which would hide a signal and outlive both.
     worker = SubprocessSDKEnvironment.from_command_string(
@@ -38,19 +40,47 @@ def _drive(job_file: Path) -> None:
         build(pipeline, job["plan"], [tuple(rows) for rows in job["shards"]], str(folder))
 
 
-def _on_thread_error(arguments: Any, folder: Path, earlier: set[int], death_file: Path) -> None:
-    """Beam's thread that waits for a worker raises when the worker ends badly; its main thread then waits for ever."""
-    text = str(arguments.exc_value)
-    if "return code" not in text:
-        threading.__excepthook__(arguments)
-        return
-    code = int(text.rsplit(" ", 1)[-1])
-    name = signal.Signals(-code).name if code < 0 else f"exit status {code}"
-    time.sleep(_SETTLE_S)
-    ours = [count for count in read_counts(folder) if count.pid not in earlier]
-    in_hand = sorted(count.shard for count in ours if count.shard is not None and not _alive(count.pid))
-    death_file.write_text(json.dumps({"cause": name, "shards": in_hand}))
-    os._exit(WORKER_DIED_EXIT)
+class _DeathReport:
+    """Ends this process when a worker ends early, and leaves word of it.
+
+    Args:
+        place: the file to leave.
+        folder: of the workers' counter files.
+        earlier: process ids of workers of earlier drivers, whose files stand there too.
+    """
+
+    def __init__(self, place: Path, folder: Path, earlier: set[int]) -> None:
+        self._place, self._folder, self._earlier = place, folder, earlier
+
+    def on_thread_error(self, arguments: Any) -> None:
+        """Beam's thread that waits for a worker raises when it ends badly; Beam's main thread then waits for ever."""
+        text = str(arguments.exc_value)
+        if "return code" not in text:
+            threading.__excepthook__(arguments)
+            return
+        code = int(text.rsplit(" ", 1)[-1])
+        time.sleep(_SETTLE_S)
+        self._leave(signal.Signals(-code).name if code < 0 else f"exit status {code}")
+
+    def watch_workers(self, workers: int, patience_s: float) -> None:
+        """A worker that ends with status 0 raises nowhere, and is waited for by Beam all the same.
+
+        Args:
+            workers: how many there must be, but for a moment at the start and the end of the pipeline.
+            patience_s: how long that moment may be.
+        """
+        absent_since = time.monotonic()
+        while time.monotonic() - absent_since < patience_s:
+            time.sleep(_POLL_S)
+            if sum(thread.name == "run_worker" for thread in threading.enumerate()) >= workers:
+                absent_since = time.monotonic()
+        self._leave("exit status 0")
+
+    def _leave(self, cause: str) -> None:
+        ours = [count for count in read_counts(self._folder) if count.pid not in self._earlier]
+        in_hand = sorted(count.shard for count in ours if count.shard is not None and not _alive(count.pid))
+        self._place.write_text(json.dumps({"cause": cause, "shards": in_hand}))
+        os._exit(WORKER_DIED_EXIT)
 
 
 def _alive(pid: int) -> bool:

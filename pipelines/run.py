@@ -138,7 +138,7 @@ def prepare_extraction(
     workers: int = 1,
     allow_mixed_environment: bool = False,
 ) -> Prepared:
-    """Make the plan of an extraction, and register its dataset; nothing under `features/` is touched.
+    """Make the plan of an extraction, and register its dataset; no new feature set is made.
 
     Raises:
         PlanError: a layer or token kind that the model lacks.
@@ -153,6 +153,8 @@ def prepare_extraction(
     folder = feature_set_folder(stored.spec.name, spec)
     if root.exists(f"{folder}/feature_set.json"):
         spec = with_stored_shape(spec, read_spec(root, folder))
+        # Receipts say nothing of the arrays' zarr.json; whatever is missing or damaged there is written again.
+        create_feature_set(root, stored.spec.name, spec)
     receipts = committed_receipts(root, folder, spec)
     missing = missing_shards(shards_of(spec.n_rows, spec.rows_per_shard), receipts)
     done_as = _complete_superset(root, spec)

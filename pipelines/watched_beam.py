@@ -26,6 +26,8 @@ from pipelines.stopping import stop_requested
 _POLL_S = 0.1
 # One death is bad luck, two may be; after three the remaining shards are reported and not tried again.
 _MAX_DEATHS = 3
+# Far more than Beam takes from its start to that of the workers, and from their end to its own.
+_PATIENCE_S = 30.0
 _LOG_CHARACTERS = 400
 
 
@@ -43,6 +45,11 @@ class WorkerDeath:
     shards: tuple[int, ...]
     last_words: str = ""
 
+    @property
+    def hopeless(self) -> bool:
+        """Whether the worker could not even start, which no shard explains and no other try will help."""
+        return not self.shards and not self.cause.startswith("SIG")
+
 
 def run_watched(
     plan: ExtractionPlan, shards: Sequence[Shard], progress_folder: Path, workers: int, arguments: Sequence[str]
@@ -55,19 +62,20 @@ def run_watched(
     Raises:
         EngineError: Beam itself failed.
     """
-    rest, suspects = list(shards), list[Shard]()
-    for _ in range(_MAX_DEATHS):
-        if not rest:
-            break
+    rest, suspects, deaths = list(shards), list[Shard](), 0
+    while rest:
         death = _run_driver(plan, rest, progress_folder, workers, arguments)
-        settled = _settled(progress_folder)
         if death is None:
             rest = []
             break
+        settled = _settled(progress_folder)
         _say(f"a worker was ended by {death.cause} on {_names(death.shards)}; going on with the rest")
         suspects += [shard for shard in rest if shard.index in death.shards and shard.index not in settled]
         rest = [shard for shard in rest if shard.index not in settled and shard not in suspects]
-    failures = [_given_up(shard, death) for shard in rest if death]
+        deaths += 1
+        if deaths == _MAX_DEATHS or death.hopeless:
+            break
+    failures = [_given_up(shard, death, deaths) for shard in rest if death]
     for shard in suspects:
         death = None if stop_requested.is_set() else _run_driver(plan, [shard], progress_folder, 1, arguments)
         if death is not None:
@@ -75,11 +83,11 @@ def run_watched(
     return sorted([*read_failures(progress_folder), *failures], key=lambda failure: failure.shard)
 
 
-def _given_up(shard: Shard, death: WorkerDeath) -> ShardFailure:
-    words = f" ({death.last_words})" if death.last_words and not death.shards else ""
+def _given_up(shard: Shard, death: WorkerDeath, deaths: int) -> ShardFailure:
+    words = f" ({death.last_words})" if death.hopeless and death.last_words else ""
     return ShardFailure(
         shard=shard.index,
-        reason=f"not tried again after {_MAX_DEATHS} dead workers, the last ended by {death.cause}{words}; "
+        reason=f"not tried again after {deaths} dead workers, the last ended by {death.cause}{words}; "
         "run the same command again with fewer --workers",
     )
 
@@ -109,6 +117,7 @@ def _run_driver(
             "shards": [(shard.index, shard.start, shard.stop) for shard in shards],
             "progress_folder": str(progress_folder),
             "workers": workers,
+            "patience_s": _PATIENCE_S,
             "arguments": list(arguments),
             "death_file": str(death_file),
             "parent": os.getpid(),
