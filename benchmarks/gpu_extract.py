@@ -12,6 +12,7 @@ import argparse
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,7 @@ def main(arguments: list[str]) -> float:
     parser.add_argument("--dtype", default="bfloat16", help="of the forward pass")
     parser.add_argument("--device", default="cuda", help="cuda, cuda:N or cpu")
     parser.add_argument("--batch-size", type=int, default=None)
+    parser.add_argument("--at-once", type=int, default=2, help="shards: one is written while another is computed")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="vitrine-gpu-") as name:
         folder = Path(name)
@@ -42,8 +44,8 @@ def main(arguments: list[str]) -> float:
         forward = _forward_rate(prepared)
         meter = Meter()
         start = time.perf_counter()
-        for shard in prepared.missing:
-            extract_shard(prepared.plan, shard, meter=meter)
+        with ThreadPoolExecutor(options.at_once) as pool:
+            list(pool.map(lambda shard: extract_shard(prepared.plan, shard, meter=meter), prepared.missing))
         extraction = options.images / (time.perf_counter() - start)
     split = ", ".join(f"{stage} {meter.count.seconds[stage]:.1f} s" for stage in STAGES)
     print(

@@ -14,7 +14,7 @@ from feature_store.datasets import StoredDataset, dataset_in_force, open_masks, 
 from feature_store.errors import CorruptError, IncompleteError, StoreError, StoreNotFoundError
 from feature_store.identity import FeatureSetSpec, TokenKind
 from feature_store.masks import MaskReader
-from feature_store.objects import ObjectRoot, open_root
+from feature_store.objects import ObjectRoot, crc32c, open_root
 from feature_store.receipts import InvalidRow, Receipt
 from feature_store.shards import Shard, missing_shards, shards_of
 from feature_store.token_reader import RowNumbers, Rows, TokenReader
@@ -62,8 +62,8 @@ class FeatureStore:
 
         Args:
             partial: let evaluators answer from the committed shards alone where others are missing.
-            name: the whole name, `dataset/model`, a model, or the first digits of a digest, as long as only one feature
-                set fits; None where the store has only one.
+            name: the whole name, `dataset/model`, a dataset, a model, or the first digits of a digest, as long as
+                only one feature set fits; None where the store has only one.
 
         Raises:
             StoreNotFoundError: none fits.
@@ -82,15 +82,16 @@ class FeatureStore:
 
 
 def _fits(full: str, name: str) -> bool:
-    """Whether `name` is [dataset/](model or first digits of a digest) of the feature set `full`."""
+    """Whether `name` is the dataset, or [dataset/](model or first digits of a digest), of the feature set `full`."""
     dataset, model = full.split("/")
+    dataset_names = {dataset, dataset.rpartition("-")[0]}
     wanted_dataset, _, wanted_model = name.rpartition("/")
     model_name, _, digest = model.rpartition("-")
-    dataset_fits = not wanted_dataset or wanted_dataset in {dataset, dataset.rpartition("-")[0]}
+    dataset_fits = not wanted_dataset or wanted_dataset in dataset_names
     # Paths hold the first digits of a digest alone; whoever copies all of them out of a record means the same.
     is_digest = re.fullmatch(r"[0-9a-f]{4,64}", wanted_model) is not None
     digest_fits = is_digest and digest.startswith(wanted_model[: len(digest)])
-    return dataset_fits and (wanted_model in {model, model_name} or digest_fits)
+    return name in dataset_names or (dataset_fits and (wanted_model in {model, model_name} or digest_fits))
 
 
 class FeatureSet:
@@ -110,6 +111,7 @@ class FeatureSet:
         self.name = name
         self.folder = f"{layout.FEATURES}/{name}"
         self.spec: FeatureSetSpec = read_spec(root, self.folder)
+        self._checked: set[tuple[str, int]] = set()
 
     @property
     def digest(self) -> str:
@@ -183,9 +185,11 @@ class FeatureSet:
     def valid(self) -> Bool[np.ndarray, " rows"]:
         """Whether the row has tokens; False in shards that are missing."""
         valid = np.zeros(self.spec.n_rows, dtype=bool)
-        reader = TokenReader(self.root, layout.valid_array(self.folder), valid_layout(self.spec))
+        array = layout.valid_array(self.folder)
+        reader = TokenReader(self.root, array, valid_layout(self.spec))
         for receipt in self.receipts.values():
-            for rows, block in reader.blocks(np.arange(receipt.start, receipt.stop), receipt.stop - receipt.start):
+            blocks = reader.blocks(np.arange(receipt.start, receipt.stop), receipt.stop - receipt.start)
+            for rows, block in self._intact(blocks, array):
                 valid[rows] = block
         return valid
 
@@ -274,6 +278,7 @@ class FeatureSet:
             IncompleteError: a row lies in a shard that is not committed, and the feature set was not opened as partial.
             IndexError: a row does not exist, or rows do not ascend.
             TypeError: `rows` holds no row numbers.
+            CorruptError: while iterating, a local object does not have the checksum that its receipt states.
         """
         reader = self._reader(layer, kind)
         wanted = self._row_numbers(slice(None) if rows is None else rows)
@@ -282,7 +287,30 @@ class FeatureSet:
         if not self.partial:
             self._require_committed(wanted)
         max_rows = max(1, block_bytes // token_layout(self.spec, kind).row_bytes)
-        return reader.blocks(wanted[self.valid[wanted]], max_rows)
+        array = layout.token_array(self.folder, self.layer_number(layer), kind)
+        return self._intact(reader.blocks(wanted[self.valid[wanted]], max_rows), array)
+
+    def _intact(self, blocks: Iterator[tuple[RowNumbers, Rows]], array: str) -> Iterator[tuple[RowNumbers, Rows]]:
+        """The blocks, each after its shard was held to its receipt's checksum; once for each opened feature set."""
+        for rows, block in blocks:
+            self._require_intact(array, int(rows[0]) // self.spec.rows_per_shard)
+            yield rows, block
+
+    def _require_intact(self, array: str, index: int) -> None:
+        if (array, index) in self._checked:
+            return
+        for stored in self.receipts[index].objects:
+            path = f"{self.folder}/{stored.path}"
+            if not path.startswith(f"{array}/"):
+                continue
+            place = self.root.local_path(path)
+            # Behind a URL the check would fetch every object twice; there the transport has checksums of its own.
+            if place is not None and crc32c([np.memmap(place, dtype=np.uint8, mode="r").data]) != stored.crc32c:
+                raise CorruptError(
+                    f"{path} is not what its receipt says (checksum): its bytes were changed after they were written. "
+                    "Move it away and run the same `vitrine extract` again, which computes that shard alone."
+                )
+        self._checked.add((array, index))
 
     def _row_numbers(self, rows: Sequence[int] | slice | np.ndarray[Any, Any]) -> RowNumbers:
         n_rows = self.spec.n_rows

@@ -153,9 +153,10 @@ def prepare_extraction(
     folder = feature_set_folder(stored.spec.name, spec)
     if root.exists(f"{folder}/feature_set.json"):
         spec = with_stored_shape(spec, read_spec(root, folder))
-        # Receipts say nothing of the arrays' zarr.json; whatever is missing or damaged there is written again.
-        create_feature_set(root, stored.spec.name, spec)
     receipts = committed_receipts(root, folder, spec)
+    if receipts:
+        # Receipts speak of shards alone: a lost feature_set.json or zarr.json beside them is written again.
+        create_feature_set(root, stored.spec.name, spec)
     missing = missing_shards(shards_of(spec.n_rows, spec.rows_per_shard), receipts)
     done_as = _complete_superset(root, spec)
     if receipts and missing and not done_as and not allow_mixed_environment:
@@ -238,7 +239,8 @@ def require_space(cost: Cost, url: str) -> None:
     """
     if cost.free_bytes is not None and cost.stored_bytes + _SPARE_BYTES > cost.free_bytes:
         raise NoSpaceError(
-            f"{url} has {cost.free_bytes / 1e9:.2f} GB free, and this run writes {cost.stored_bytes / 1e9:.2f} GB; "
+            f"{url} has {cost.free_bytes / 1e6:.1f} MB free, and this run writes {cost.stored_bytes / 1e6:.1f} MB and "
+            f"keeps {_SPARE_BYTES / 1e6:.0f} MB spare; "
             "free some space, choose another --store, fewer --layers or --tokens, or tiles that are larger."
         )
 

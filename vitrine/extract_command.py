@@ -50,11 +50,13 @@ def extract(
     tokens: Annotated[str, typer.Option(help="Comma-separated among patches, cls, registers.")] = "patches,cls",
     compute: Annotated[str, typer.Option(help="float32, bfloat16 or float16: the forward pass.")] = "float32",
     storage: Annotated[str, typer.Option(help="float16 or float32: the stored tokens.")] = "float16",
-    batch_size: Annotated[int | None, typer.Option(help="Views of one forward pass; by default the device's.")] = None,
-    rows_per_shard: Annotated[
-        int | None, typer.Option(help="Rows that are committed together; a multiple of 8.")
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, max=65536, help="Views of one forward pass; by default the device's.")
     ] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Worker processes; they share the cores.")] = 1,
+    rows_per_shard: Annotated[
+        int | None, typer.Option(min=8, max=16_777_216, help="Rows that are committed together; a multiple of 8.")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, max=1024, help="Worker processes; they share the cores.")] = 1,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     name: Annotated[str | None, typer.Option(help="Name of the dataset; by default its own or its folder's.")] = None,
     classes: Annotated[
@@ -66,7 +68,10 @@ def extract(
         str,
         typer.Option(help="How an image is known again: sha256 of its bytes, or stat (size and time, for huge sets)."),
     ] = "sha256",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it will cost, and stop.")] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Say what it will cost, and stop: the dataset is registered, no feature made."),
+    ] = False,
     allow_mixed_environment: Annotated[
         bool, typer.Option("--allow-mixed-environment", help="Go on though torch, timm or the device changed.")
     ] = False,

@@ -12,8 +12,8 @@ Features = Annotated[
     str | None,
     typer.Option(
         "--features",
-        help="Which feature set, where the store has several: its name, DATASET/MODEL, MODEL, or the first digits of "
-        "its digest. `vitrine ls STORE` lists them.",
+        help="Which feature set, where the store has several: its name, DATASET/MODEL, DATASET, MODEL, or the first "
+        "digits of its digest. `vitrine ls STORE` lists them.",
     ),
 ]
 Layer = Annotated[str, typer.Option(help="The layer: a block number counted from 1, or `last`.")]
@@ -38,4 +38,4 @@ HoldOut = Annotated[
     float | None,
     typer.Option(help="Test on this share of the training images instead, for a dataset without a test split."),
 ]
-Seed = Annotated[int, typer.Option(help="Seed of the images held out.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of the images held out.")]

@@ -43,15 +43,18 @@ def variance(
     vitrine variance features
     vitrine variance features --top 20 --plot spectrum.png
     """
-    from vitrine.output import print_json, print_table
-    from vitrine.questions import ask_variance
+    from vitrine.output import console, print_json, print_table
+    from vitrine.questions import ask_variance, check_plot
 
+    if plot is not None:
+        check_plot(plot)
     found = _open(store, features, partial)
     answer = ask_variance(found, kind=tokens, layer=layer, split=None if split == "all" else split, fresh=fresh)
     if plot is not None:
         from vitrine.pictures import draw_spectrum
 
         draw_spectrum(answer.result["variance"], title=f"{found.spec.title}, {found.dataset.spec.name}", path=plot)
+        console(stderr=True).print(f"wrote {plot}", markup=False)
     if json:
         print_json({**answer.result, **_about_answer(answer)})
         return
@@ -77,7 +80,7 @@ def prune(
     ] = None,
     drop: Annotated[Path | None, typer.Option(help="Drop the features listed in this file, one number a line.")] = None,
     drop_random: Annotated[int | None, typer.Option(help="Drop M features at random: the control.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of --drop-random.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of --drop-random.")] = 0,
     features: Features = None,
     tokens: Annotated[str, typer.Option(help="patches, cls or registers: where the variance is taken.")] = "patches",
     layer: Layer = "last",
@@ -177,7 +180,9 @@ def linear(
     test_split: TestSplit = None,
     hold_out: HoldOut = None,
     seed: Seed = 0,
-    memory: Annotated[float, typer.Option(help="GB of training tokens in memory; more are streamed.")] = 4.0,
+    memory: Annotated[
+        float, typer.Option(min=0.001, max=1e6, help="GB of training tokens in memory; more are streamed.")
+    ] = 4.0,
     fresh: Fresh = False,
     partial: Partial = False,
     json: Json = False,
@@ -212,8 +217,8 @@ def _numbers(text: str, kind: Callable[[str], Any], option: str) -> tuple[Any, .
         numbers = tuple(kind(part) for part in text.split(",") if part.strip())
     except ValueError as error:
         raise typer.BadParameter(f"{option} {text!r}: give numbers separated by commas.") from error
-    if not numbers or any(not number > 0 for number in numbers):
-        raise typer.BadParameter(f"{option} {text!r}: give numbers above 0.")
+    if not numbers or any(not 0 < number < float("inf") for number in numbers):
+        raise typer.BadParameter(f"{option} {text!r}: give finite numbers above 0.")
     return numbers
 
 
@@ -256,4 +261,5 @@ def _print_probe(answers: list[Any], *, json: bool, seconds: float) -> None:
         )
         _print_origin(answer)
     train, test, used = (records[0][name] for name in ("n_train", "n_test", "n_features"))
-    console().print(f"{train} train, {test} test tokens, {used} features; {duration(seconds)}")
+    splits = f"{records[0]['train_split']} / {records[0]['test_split']}"
+    console().print(f"{train} train, {test} test tokens ({splits}), {used} features; {duration(seconds)}", markup=False)

@@ -77,6 +77,16 @@ def ask_variance(
     return ask(features, asked, lambda: evaluate_variance(features, parameters), fresh=fresh)
 
 
+def check_plot(path: Path) -> None:
+    """Refuse a place that no picture can be written to, before anything is computed.
+
+    Raises:
+        UsageError: not a .png, .svg or .pdf file in a folder that is there.
+    """
+    if path.suffix not in {".png", ".svg", ".pdf"} or path.is_dir() or not path.absolute().parent.is_dir():
+        raise UsageError(f"--plot {path}: name a .png, .svg or .pdf file in a folder that exists.")
+
+
 def knn_parameters(subject: Subject, *, metric: str, standardise: bool) -> KnnParameters:
     """The k-NN question that the options name.
 

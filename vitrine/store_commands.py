@@ -11,13 +11,18 @@ def ls(store: Store, json: Json = False) -> None:
     \b
     vitrine ls features
     """
-    from feature_store import open_store
-    from vitrine.output import print_json, print_table, size
+    from feature_store import CorruptError, open_store
+    from vitrine.output import console, print_json, print_table, size
 
     opened = open_store(store)
-    sets = [opened.features(name, partial=True) for name in opened.names()]
+    sets, broken = [], {}
+    for name in opened.names():
+        try:
+            sets.append(opened.features(name, partial=True))
+        except CorruptError as error:
+            broken[name] = str(error)
     if json:
-        print_json({"store": opened.url, "feature_sets": [_summary(features) for features in sets]})
+        print_json({"store": opened.url, "feature_sets": [_summary(features) for features in sets], "broken": broken})
         return
     rows = [
         (
@@ -36,6 +41,8 @@ def ls(store: Store, json: Json = False) -> None:
         ("features", "model", "rows", "layers", "tokens", "shards", "size"),
         rows,
     )
+    for name, reason in broken.items():
+        console().print(f"{name} cannot be read: {reason}", markup=False)
 
 
 def _summary(features: Any) -> dict[str, Any]:
@@ -167,4 +174,7 @@ def results(store: Store, json: Json = False) -> None:
 
 def _about(result: dict[str, Any]) -> str:
     names = ("on", "k", "metric", "standardised", "l2", "split", "n_tokens")
-    return " ".join(f"{name}={result[name]}" for name in names if name in result)
+    words = [f"{name}={result[name]}" for name in names if name in result]
+    if result.get("test_split", "test") != "test":
+        words.append(str(result["test_split"]))
+    return " ".join(words)

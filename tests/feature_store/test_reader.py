@@ -313,6 +313,7 @@ def test_feature_sets_are_found_by_their_names_and_by_nothing_else(tmp_path: Pat
         "vit_other": other,
         "tiny/vit_other": other,
         "tiny-aaaaaaaa/vit_other": other,
+        "camvid": camvid,
         "camvid/vit_tiny": camvid,
         "camvid-dddddddd/vit_tiny": camvid,
         digests[0][:4]: first,
@@ -321,10 +322,10 @@ def test_feature_sets_are_found_by_their_names_and_by_nothing_else(tmp_path: Pat
         f"camvid/{digests[3][:10]}": camvid,
     }
     assert {name: store.features(name).name for name in unique} == unique
-    for name in ("vit_tiny", "tiny/vit_tiny", None):
+    for name in ("vit_tiny", "tiny/vit_tiny", "tiny", None):
         with pytest.raises(StoreError, match=r"^\d feature sets fit; name one with --features: .*tiny"):
             store.features(name)
-    for name in ("vit", "tiny", "camvid", "camvid/vit_other", digests[0][:3], "", "/", "../..", digests[0][1:]):
+    for name in ("vit", "cam", "camvid/vit_other", digests[0][:3], "", "/", "../..", digests[0][1:]):
         with pytest.raises(
             StoreNotFoundError, match=r"^no feature set fits .* \(there: camvid.*`vitrine extract` makes"
         ):

@@ -109,6 +109,7 @@ class Front:
                 **os.environ,
                 "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry),
                 "OMP_WAIT_POLICY": "passive",
+                "TMPDIR": str(self.progress),  # a killed process cannot tidy up
                 _MARK: mark,
             },
         )
