@@ -26,7 +26,7 @@ FORBIDDEN = {
 # Imports inside functions, each with its reason. vitrine/ needs none: its commands import what they run.
 LATE_IMPORTS = {
     ("evaluators/neighbors.py", "faiss"): "either of two distributions, or none: torch searches then",
-    ("pipelines/beam_steps.py", "pipelines"): "a driver only hands the step on; torch and timm would cost it 4 s, 700 MB",
+    ("pipelines/beam_steps.py", "pipelines"): "a driver only hands the step on, and would load torch",
 }
 
 
