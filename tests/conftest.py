@@ -52,6 +52,7 @@ os.environ.update(
     HF_HUB_OFFLINE="1",
     HYPOTHESIS_STORAGE_DIRECTORY=str(_HOME / "hypothesis"),
     MPLBACKEND="agg",
+    OMP_WAIT_POLICY="passive",
     MPLCONFIGDIR=str(_HOME / "matplotlib"),
     TORCH_HOME=str(_HOME / "torch"),
 )

@@ -10,6 +10,8 @@ from vitrine.exits import FAILED, INTERRUPTED, USAGE, one_line, status_of
 
 def main() -> None:
     """Run the command line, and leave with its exit code."""
+    # OpenMP reads it when torch is loaded: waiting threads sleep. Spinning ones slow other processes manyfold.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     sys.exit(run(sys.argv[1:]))
 
 
