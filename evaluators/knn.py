@@ -86,15 +86,7 @@ def evaluate_knn_for(
         for scorer, predicted in zip(scorers, predictions, strict=True):
             scorer.add(rows, predicted)
     for scorer, k in zip(scorers, ks, strict=True):
-        yield ProbeResult(
-            scores=scorer.scores(),
-            n_train=len(probe.train_rows) * probe.tokens_per_row,
-            n_test=len(probe.test_rows) * probe.tokens_per_row,
-            n_features=probe.n_features,
-            train_split=probe.train_name,
-            test_split=probe.test_name,
-            details={"k": k, "metric": parameters.metric, "standardised": parameters.standardise, "on": probe.on},
-        )
+        yield scorer.result({"k": k, "metric": parameters.metric, "standardised": parameters.standardise})
 
 
 def predict_knn(

@@ -70,15 +70,7 @@ def evaluate_linear(
     scorer = Scorer(probe)
     for rows, stored in probe.stored_blocks(probe.test_rows):
         scorer.add(rows, predict(model, mapping.apply(stored)))
-    return ProbeResult(
-        scores=scorer.scores(),
-        n_train=len(probe.train_rows) * probe.tokens_per_row,
-        n_test=len(probe.test_rows) * probe.tokens_per_row,
-        n_features=probe.n_features,
-        train_split=probe.train_name,
-        test_split=probe.test_name,
-        details={"on": probe.on, "l2": model.l2, "iterations": model.iterations, "loss": model.loss, **details},
-    )
+    return scorer.result({"l2": model.l2, "iterations": model.iterations, "loss": model.loss, **details})
 
 
 def _fit_in_memory(

@@ -1,12 +1,13 @@
 """Scoring predictions: patches painted at full resolution against masks, or whole images against labels."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int64
 
 from evaluators.probe_input import ProbeInput
-from evaluators.results import ImageScores, Scores, SegmentationScores
+from evaluators.results import ImageScores, ProbeResult, Scores, SegmentationScores
 from evaluators.scores import confusion, iou, mean_iou, paint, patch_labels
 
 
@@ -41,6 +42,19 @@ class Scorer:
             self._pixels += confusion(truth, paint(prediction, *truth.shape), n_classes=n)
             self._patches += confusion(centres, prediction, n_classes=n)
             self._ceiling += confusion(truth, paint(centres, *truth.shape), n_classes=n)
+
+    def result(self, details: Mapping[str, Any]) -> ProbeResult:
+        """The record of everything that was added, with what is particular to the evaluator."""
+        probe = self._probe
+        return ProbeResult(
+            scores=self.scores(),
+            n_train=len(probe.train_rows) * probe.tokens_per_row,
+            n_test=len(probe.test_rows) * probe.tokens_per_row,
+            n_features=probe.n_features,
+            train_split=probe.train_name,
+            test_split=probe.test_name,
+            details={"on": probe.on, **details},
+        )
 
     def scores(self) -> Scores:
         """The figures over everything that was added."""
