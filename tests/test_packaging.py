@@ -185,6 +185,8 @@ def test_ci_runs_make_test_with_the_images_beside_the_repository(tmp_path: Path)
 
 
 def test_make_help_names_every_target() -> None:
-    done = subprocess.run(["make", "-s", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        ["make", "-s", "--no-print-directory", "help"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     named = {line.split()[1] for line in done.stdout.splitlines()}
     assert named == {"help", "venv", "demo", "test", "lint", "bench", "core-test", "clean"}
