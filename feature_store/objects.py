@@ -4,44 +4,30 @@ On a local disk an object appears whole or not at all, see `durable_files`. On a
 commit.
 """
 
+import contextlib
+import os
 import re
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import google_crc32c
 import numpy as np
-from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
-from zarr.storage import FsspecStore
 
-from feature_store.durable_files import Buffer, sweep_partials, write_file
+from feature_store.durable_files import Buffer, make_folder, sweep_partials, sync_folder, write_file
 from feature_store.errors import CorruptError, StoreError, StoreNotFoundError
 
 _CREDENTIALS = re.compile(r"(?<=://)[^/@]*@")
 _QUERY = re.compile(r"\?.*$")
 
 
-def open_root(url: str) -> "ObjectRoot":
-    """The objects under `url`: a path, `file://`, or any URL that fsspec knows.
+def local_folder(path: str) -> Path:
+    """The folder of this machine that `path` names, links resolved.
 
     Raises:
-        StoreError: an empty or impossible path, or fsspec knows no such protocol, or lacks the package for it.
+        StoreError: an empty or impossible path.
     """
-    protocol, separator, path = url.partition("://")
-    if not separator or protocol in {"file", "local"}:
-        return LocalRoot(_local_folder(path if separator else url))
-    try:
-        filesystem, root = fsspec.core.url_to_fs(url)
-    except (ValueError, ImportError) as error:
-        raise StoreError(
-            f"cannot open {redact(url)!r}: {error}. Use a folder or a URL that fsspec can open."
-        ) from error
-    return RemoteRoot(filesystem, root, redact(url))
-
-
-def _local_folder(path: str) -> Path:
     if not path:
         raise StoreError("the store's path is empty; name a folder or a URL.")
     try:
@@ -90,6 +76,22 @@ class ObjectRoot:
 
     def sweep_partials(self, folder: str, *, recursive: bool = True) -> int:
         """Remove what killed writers left under `folder`, and say how many; a live writer's file is left alone."""
+        raise NotImplementedError
+
+    def walk(self, folder: str) -> Iterator[tuple[str, int]]:
+        """The path and size in bytes of every object under `folder`, at any depth, in the order of paths."""
+        raise NotImplementedError
+
+    def remove(self, path: str) -> None:
+        """Remove an object, so that it stays removed; nothing happens where there is none."""
+        raise NotImplementedError
+
+    def move(self, path: str, to: str) -> None:
+        """Give an object another name, over any other of that name; at no instant is its content under neither.
+
+        Raises:
+            StoreNotFoundError: there is none.
+        """
         raise NotImplementedError
 
     def local_path(self, path: str) -> Path | None:
@@ -166,88 +168,38 @@ class LocalRoot(ObjectRoot):
         """See `ObjectRoot.sweep_partials`."""
         return sweep_partials(self.local_path(folder), recursive=recursive)
 
+    def walk(self, folder: str) -> Iterator[tuple[str, int]]:
+        """See `ObjectRoot.walk`; links are not followed."""
+        found = []
+        for parent, _, names in os.walk(self.local_path(folder)):
+            for name in names:
+                place = Path(parent, name)
+                status = place.lstat()
+                if stat.S_ISREG(status.st_mode):
+                    found.append((place.relative_to(self._root).as_posix(), status.st_size))
+        yield from sorted(found)
+
+    def remove(self, path: str) -> None:
+        """See `ObjectRoot.remove`."""
+        place = self.local_path(path)
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            place.unlink()
+            sync_folder(place.parent)
+
+    def move(self, path: str, to: str) -> None:
+        """See `ObjectRoot.move`."""
+        source, target = self.local_path(path), self.local_path(to)
+        make_folder(target.parent, root=self._root)
+        try:
+            source.rename(target)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise self.not_found(path) from error
+        sync_folder(target.parent)
+        sync_folder(source.parent)
+
     def zarr_store(self, path: str) -> Any:
         """See `ObjectRoot.zarr_store`."""
         return str(self.local_path(path))
-
-
-class RemoteRoot(ObjectRoot):
-    """Objects behind fsspec; a PUT that was answered is durable.
-
-    fsspec may remember listings, and other processes write too, so what it remembers is dropped before each look.
-    """
-
-    def __init__(self, filesystem: Any, root: str, url: str) -> None:
-        self._filesystem = filesystem
-        self._root = root.rstrip("/")
-        self.url = url.rstrip("/")
-
-    def _full(self, path: str) -> str:
-        return f"{self._root}/{path}" if path else self._root
-
-    def _fresh(self, path: str) -> str:
-        full = self._full(path)
-        self._filesystem.invalidate_cache(full)
-        return full
-
-    def local_path(self, path: str) -> Path | None:
-        """None: nothing here is on this machine's disk."""
-        return None
-
-    def read(self, path: str, *, max_bytes: int | None = None) -> bytes:
-        """See `ObjectRoot.read`."""
-        # Asking for a range of an empty object is an error in some stores, so only what is too large is asked for so.
-        larger = max_bytes is not None and (self.size_bytes(path) or 0) > max_bytes
-        span = {"start": 0, "end": max_bytes} if larger else {}
-        try:
-            return bytes(self._filesystem.cat_file(self._full(path), **span))
-        except (FileNotFoundError, IsADirectoryError) as error:
-            raise self.not_found(path) from error
-
-    def size_bytes(self, path: str) -> int | None:
-        """See `ObjectRoot.size_bytes`."""
-        try:
-            entry = self._filesystem.info(self._fresh(path))
-        except FileNotFoundError:
-            return None
-        return int(entry["size"]) if entry["type"] == "file" else None
-
-    def list(self, folder: str) -> list[str]:
-        """See `ObjectRoot.list`."""
-        try:
-            entries = self._filesystem.ls(self._fresh(folder), detail=False)
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-        return sorted({str(entry).rstrip("/").rsplit("/", 1)[-1] for entry in entries})
-
-    def put(self, path: str, parts: Sequence[Buffer]) -> None:
-        """See `ObjectRoot.put`."""
-        self._filesystem.pipe_file(self._full(path), b"".join(parts))
-
-    def put_new(self, path: str, data: bytes) -> bool:
-        """See `ObjectRoot.put_new`."""
-        if self.exists(path):
-            return False
-        try:
-            self._filesystem.pipe_file(self._full(path), data, mode="create")
-        except FileExistsError:
-            return False
-        return True
-
-    def sweep_partials(self, folder: str, *, recursive: bool = True) -> int:
-        """0: an object store shows no half-written object."""
-        return 0
-
-    def zarr_store(self, path: str) -> Any:
-        """See `ObjectRoot.zarr_store`."""
-        filesystem = self._filesystem
-        if filesystem.async_impl:
-            # zarr-python needs an instance that belongs to its own event loop.
-            options = {**filesystem.storage_options, "asynchronous": True}
-            filesystem = type(filesystem)(*filesystem.storage_args, **options)
-        else:
-            filesystem = AsyncFileSystemWrapper(filesystem, asynchronous=True)
-        return FsspecStore(filesystem, path=self._full(path), read_only=True)
 
 
 def crc32c(parts: Iterable[Buffer], start: int = 0) -> int:

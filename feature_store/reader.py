@@ -14,8 +14,9 @@ from feature_store.datasets import StoredDataset, dataset_in_force, open_masks, 
 from feature_store.errors import CorruptError, IncompleteError, StoreError, StoreNotFoundError
 from feature_store.identity import FeatureSetSpec, TokenKind
 from feature_store.masks import MaskReader
-from feature_store.objects import ObjectRoot, crc32c, open_root
+from feature_store.objects import ObjectRoot, crc32c
 from feature_store.receipts import InvalidRow, Receipt
+from feature_store.roots import open_root
 from feature_store.shards import Shard, missing_shards, shards_of
 from feature_store.token_reader import RowNumbers, Rows, TokenReader
 from feature_store.writer import check_store, committed_receipts, read_spec

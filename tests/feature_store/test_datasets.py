@@ -18,7 +18,8 @@ from feature_store import masks as masks_module
 from feature_store.canonical import pretty_json
 from feature_store.datasets import dataset_in_force, open_masks, read_dataset, register_dataset
 from feature_store.masks import MaskPacker, MaskReader
-from feature_store.objects import ObjectRoot, crc32c, open_root
+from feature_store.objects import ObjectRoot, crc32c
+from feature_store.roots import open_root
 from tests.feature_store.samples import CLASSES, VOID, files_of, make_masks, make_table, register
 
 _Masks = list[np.ndarray[Any, Any] | None]

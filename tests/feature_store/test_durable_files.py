@@ -10,7 +10,7 @@ import pytest
 
 from feature_store import FeatureStore, create_store
 from feature_store.durable_files import PARTIAL_SUFFIX, make_folder, sweep_partials
-from feature_store.objects import open_root
+from feature_store.roots import open_root
 from tests.feature_store.samples import files_of, fill_store
 from tests.feature_store.system_calls import Call, trace
 from tests.feature_store.writing_process import INVALID, ROOT, command

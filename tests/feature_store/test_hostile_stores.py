@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from feature_store import FeatureSet, StoreError, open_store, read_selection, selection_names, write_selection
-from feature_store.objects import open_root
 from feature_store.results import all_results, write_result
+from feature_store.roots import open_root
 from tests.feature_store.samples import all_tokens, copy_store, fill_store, make_selection
 
 _OTHER_VALUES: tuple[Any, ...] = (

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 
 from feature_store.durable_files import PARTIAL_SUFFIX
 from feature_store.errors import CorruptError, StoreError, StoreNotFoundError
-from feature_store.objects import LocalRoot, RemoteRoot, crc32c, open_root, redact
+from feature_store.objects import LocalRoot, crc32c, redact
+from feature_store.remote_objects import RemoteRoot
+from feature_store.roots import open_root
 from tests.feature_store.samples import files_of
 
 
@@ -45,6 +47,46 @@ def test_put_new_creates_once(store_url: str) -> None:
     assert root.put_new("a/b", b"first")
     assert not root.put_new("a/b", b"second")
     assert root.read("a/b") == b"first"
+
+
+def test_walk_finds_every_object_at_any_depth_in_order(store_url: str) -> None:
+    root = open_root(store_url)
+    for path, content in (("b/c/d", b"123"), ("a", b""), ("b/c-", b"1"), ("b/e", b"12")):
+        root.put(path, [content])
+    assert list(root.walk("")) == [("a", 0), ("b/c-", 1), ("b/c/d", 3), ("b/e", 2)]
+    assert list(root.walk("b/c")) == [("b/c/d", 3)]
+    assert list(root.walk("nothing")) == []
+
+
+def test_what_is_removed_is_gone_and_may_be_removed_again(store_url: str) -> None:
+    root = open_root(store_url)
+    root.put("a/b", [b"1"])
+    root.put("a/c", [b"2"])
+    root.remove("a/b")
+    root.remove("a/b")
+    root.remove("nothing/at/all")
+    assert list(root.walk("")) == [("a/c", 1)]
+
+
+def test_what_is_moved_stands_under_its_new_name_alone(store_url: str) -> None:
+    root = open_root(store_url)
+    root.put("a/b", [b"1"])
+    root.put("c/d", [b"old"])
+    root.move("a/b", "c/d")
+    assert list(root.walk("")) == [("c/d", 1)]
+    with pytest.raises(StoreNotFoundError, match="a/b does not exist"):
+        root.move("a/b", "c/d")
+    assert root.read("c/d") == b"1"
+
+
+def test_walk_follows_no_link_out_of_a_disks_store(tmp_path: Path) -> None:
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "secret").write_text("x")
+    root = open_root(str(tmp_path / "s"))
+    root.put("a", [b"1"])
+    (tmp_path / "s" / "link").symlink_to(tmp_path / "outside")
+    (tmp_path / "s" / "file").symlink_to(tmp_path / "outside" / "secret")
+    assert list(root.walk("")) == [("a", 1)]
 
 
 def test_two_roots_of_one_url_see_the_same_objects(store_url: str) -> None:

@@ -25,7 +25,8 @@ from feature_store import (
 )
 from feature_store.arrays import token_layout
 from feature_store.layout import token_array
-from feature_store.objects import crc32c, open_root
+from feature_store.objects import crc32c
+from feature_store.roots import open_root
 from feature_store.token_reader import TokenReader
 from tests.feature_store.samples import all_tokens, files_of, fill_store, make_spec, shard_tokens, write_missing
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from feature_store.objects import open_root
+from feature_store.roots import open_root
 from tests.feature_store.samples import fill_store
 
 INVALID = (2, 17)
