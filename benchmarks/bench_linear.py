@@ -47,10 +47,13 @@ def loss_of(weights: np.ndarray, bias: np.ndarray, l2: float, features: np.ndarr
     return float(log_loss(labels, shares, labels=range(CLASSES)) + l2 / 2 * (weights.astype(np.float64) ** 2).sum())
 
 
-def assert_no_worse(model: LinearModel, weights: np.ndarray, bias: np.ndarray, rows: tuple[np.ndarray, ...]) -> None:
+def assert_no_worse(model: LinearModel, weights: np.ndarray, bias: np.ndarray, rows: tuple[np.ndarray, ...]) -> float:
+    """Hold the loss to the peer's, and give the peer's over ours."""
     theirs = loss_of(weights, bias, model.l2, *rows)
     print(f"  l2 {model.l2:.1e}: loss {theirs:.6f} against {model.loss:.6f} in {model.iterations} iterations")
-    assert loss_of(model.weights, model.bias, model.l2, *rows) <= theirs * (1 + 1e-5)
+    ours = loss_of(model.weights, model.bias, model.l2, *rows)
+    assert ours <= theirs * (1 + 1e-5)
+    return theirs / ours
 
 
 def test_one_strength() -> None:
@@ -95,10 +98,12 @@ def test_sweep() -> None:
 
     found = compare("sweep of 8 strengths, LogisticRegressionCV", peer=peer, ours=ours)
     # Of one fold and one mixture of penalties: [strength, class, feature and bias], and the accuracies.
-    for (model, right), path, their_right in zip(
-        found.ours, found.peer.coefs_paths_[0, 0], found.peer.scores_[0, 0], strict=True
-    ):
-        assert_no_worse(model, path[:, :-1].T, path[:, -1], train)
+    peers = found.peer.scores_[0, 0]
+    for (model, right), path, their_right in zip(found.ours, found.peer.coefs_paths_[0, 0], peers, strict=True):
+        excess = assert_no_worse(model, path[:, :-1].T, path[:, -1], train)
         print(f"  accuracy {their_right:.4f} against {right:.4f}")
-        if FULL:
+        # Where the peer stopped far from the optimum it scored another classifier.
+        if FULL and excess < 1.01:
             assert abs(right - their_right) <= 0.005
+    if FULL:
+        assert abs(max(right for _, right in found.ours) - max(peers)) <= 0.005
