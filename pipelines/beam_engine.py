@@ -4,6 +4,7 @@ Only shard descriptors travel between stages. With one worker the pipeline runs 
 several it runs in a process of its own, watched from here: Beam's local runner waits for ever when a worker dies.
 """
 
+import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 from feature_store import Shard
 from pipelines.beam_steps import build
 from pipelines.failures import EngineError, ShardFailure, read_failures, reason_of
-from pipelines.plan import ExtractionPlan
+from pipelines.plan import ExtractionPlan, PlanError
 from pipelines.quiet_beam import FnApiRunner, PipelineOptions, beam
 from pipelines.stopping import stop_requested
 from pipelines.watched_beam import run_watched
@@ -24,9 +25,20 @@ class BeamEngine:
 
     Attributes:
         arguments: Beam's own pipeline options; with `--runner` another runner than the local one is used.
+
+    Raises:
+        PlanError: the local runner does not know one of them. Beam itself would pass over it.
     """
 
     arguments: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        unknown = [] if _names_runner(self.arguments) else _unknown_options(self.arguments)
+        if unknown:
+            raise PlanError(
+                f"Beam has no option {', '.join(unknown)}; `--beam-option=--name=value` takes its own, and options of "
+                "another runner only beside --runner."
+            )
 
     def __call__(
         self, plan: ExtractionPlan, shards: Sequence[Shard], progress_folder: Path, workers: int
@@ -51,6 +63,13 @@ class BeamEngine:
 
 def _names_runner(arguments: Sequence[str]) -> bool:
     return any(argument.startswith("--runner") for argument in arguments)
+
+
+def _unknown_options(arguments: Sequence[str]) -> list[str]:
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for options in PipelineOptions.__subclasses__():
+        options._add_argparse_args(parser)  # how Beam itself collects them
+    return parser.parse_known_args(list(arguments))[1]
 
 
 def _pipeline(arguments: Sequence[str]) -> Any:

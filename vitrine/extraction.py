@@ -89,6 +89,7 @@ def extract_dataset(
     dataset: Dataset, request: BackboneRequest, settings: ExtractionSettings, *, store: str, options: RunOptions
 ) -> int:
     """Plan, say the cost, run, and report; returns the exit code."""
+    engine = BeamEngine(arguments=options.beam_options)
     prepared = prepare_extraction(
         dataset,
         request,
@@ -104,14 +105,13 @@ def extract_dataset(
         _print_cost(prepared, cost, options.workers)
     if not options.dry_run:
         require_space(cost, prepared.root.url)
-        return _run(prepared, cost, options)
+        return _run(prepared, cost, engine, options)
     if options.json:
         print_json({"feature_set": prepared.name, "dry_run": True, **asdict(cost)})
     return exits.DONE
 
 
-def _run(prepared: Prepared, cost: Cost, options: RunOptions) -> int:
-    engine = BeamEngine(arguments=options.beam_options)
+def _run(prepared: Prepared, cost: Cost, engine: BeamEngine, options: RunOptions) -> int:
     with tempfile.TemporaryDirectory(prefix="vitrine-run-") as name:
         folder = Path(name)
         with extraction_bar(folder, cost.rows, quiet=not options.talks):

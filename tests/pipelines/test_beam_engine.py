@@ -22,10 +22,21 @@ from pipelines.beam_engine import BeamEngine
 from pipelines.beam_steps import build
 from pipelines.failures import EngineError
 from pipelines.meter import read_counts
+from pipelines.plan import PlanError
 from pipelines.quiet_beam import FnApiRunner, PipelineOptions, beam
 from pipelines.run import Prepared, run_extraction
 
 Prepare = Callable[..., Prepared]
+
+
+def test_an_option_that_beam_does_not_have_is_refused() -> None:
+    with pytest.raises(PlanError, match="Beam has no option --save_main_sesion; "):
+        BeamEngine(arguments=("--save_main_sesion", "--job_name=a"))
+
+
+def test_another_runners_options_are_its_own_matter() -> None:
+    arguments = ("--runner=FlinkRunner", "--something_of_flinks=1", "--job_name=a")
+    assert BeamEngine(arguments=arguments).arguments == arguments
 
 
 def test_the_pipeline_yields_the_index_of_every_committed_shard(prepare: Prepare, tmp_path: Path) -> None:
