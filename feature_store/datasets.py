@@ -6,14 +6,14 @@ Labels, boxes and splits are columns of the manifest; masks stand beside it, see
 import io
 from collections.abc import Iterable
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from feature_store import layout
-from feature_store.canonical import digest_of, pretty_json
+from feature_store.durable_files import Buffer
 from feature_store.errors import CorruptError, ManifestError, StoreNotFoundError
 from feature_store.manifest import (
     MANIFEST_SCHEMA,
@@ -24,9 +24,13 @@ from feature_store.manifest import (
     views_digest,
 )
 from feature_store.masks import Mask, MaskPacker, MaskReader
-from feature_store.objects import ObjectRoot
-from feature_store.records import Fields, read_record
+from feature_store.objects import ObjectRoot, crc32c
+from feature_store.receipts import StoredObject
+from feature_store.records import Fields, read_record, write_record
 
+RECORD_FILE = "dataset.json"
+MANIFEST_FILE = "manifest.parquet"
+ANNOTATIONS = "annotations.zarr"
 _REMEDY = "Move its folder away and run the same `vitrine extract` again, which writes it anew."
 
 
@@ -39,6 +43,7 @@ class StoredDataset:
         spec: name, classes, void.
         views_digest, annotations_digest: of its manifest and masks.
         n_rows: views.
+        objects: its manifest and every object of its annotations, with size and checksum.
     """
 
     folder: str
@@ -46,6 +51,7 @@ class StoredDataset:
     views_digest: str
     annotations_digest: str
     n_rows: int
+    objects: tuple[StoredObject, ...] = ()
 
 
 def register_dataset(
@@ -82,43 +88,56 @@ def register_dataset(
             annotations_digest=annotations,
             n_rows=table.num_rows,
         )
-        _write(root, dataset, table, packer)
-    pointer = pretty_json({"annotations_in_force": dataset.folder})
-    root.put(layout.dataset_pointer(spec.name, views), [pointer])
+        dataset = _standing(root, dataset) or _write(root, dataset, table, packer)
+    put_in_force(root, dataset)
     return dataset
 
 
-def _write(root: ObjectRoot, dataset: StoredDataset, table: pa.Table, packer: MaskPacker) -> None:
-    path = f"{dataset.folder}/dataset.json"
-    record = _record(dataset)
+def put_in_force(root: ObjectRoot, dataset: StoredDataset) -> None:
+    """Make a dataset's annotations those that these views have."""
+    pointer = layout.dataset_pointer(dataset.spec.name, dataset.views_digest)
+    write_record(root, pointer, {"annotations_in_force": dataset.folder})
+
+
+def _standing(root: ObjectRoot, wanted: StoredDataset) -> StoredDataset | None:
+    """The dataset that stands in the place of `wanted` and is the same; None where one must be written."""
     try:
-        if read_record(root, path) == record:
-            return
+        found = read_dataset(root, wanted.folder)
     except (StoreNotFoundError, CorruptError):
-        pass  # never finished, or damaged: written again
+        return None  # never finished, or damaged: written again
+    whole = all(root.size_bytes(f"{found.folder}/{part.path}") == part.size_bytes for part in found.objects)
+    return found if whole and replace(found, objects=()) == wanted else None
+
+
+def _write(root: ObjectRoot, dataset: StoredDataset, table: pa.Table, packer: MaskPacker) -> StoredDataset:
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
-    root.put(f"{dataset.folder}/manifest.parquet", [buffer.getbuffer()])
-    for name, content in packer.objects():
-        root.put(f"{_annotations(dataset)}/{name}", [content])
-    root.put(path, [pretty_json(record)])
+    objects = [_put_part(root, dataset, MANIFEST_FILE, buffer.getbuffer())]
+    objects += [_put_part(root, dataset, f"{ANNOTATIONS}/{name}", content) for name, content in packer.objects()]
+    written = replace(dataset, objects=tuple(objects))
+    write_record(root, f"{dataset.folder}/{RECORD_FILE}", _record(written))
+    return written
+
+
+def _put_part(root: ObjectRoot, dataset: StoredDataset, path: str, content: Buffer) -> StoredObject:
+    root.put(f"{dataset.folder}/{path}", [content])
+    return StoredObject(path=path, size_bytes=len(content), crc32c=crc32c([content]))
 
 
 def _record(dataset: StoredDataset) -> dict[str, Any]:
-    record = {
+    return {
         **asdict(dataset.spec),
         "classes": list(dataset.spec.classes),
         "colours": [list(colour) for colour in dataset.spec.colours],
         "views_digest": dataset.views_digest,
         "annotations_digest": dataset.annotations_digest,
         "n_rows": dataset.n_rows,
+        "objects": [asdict(part) for part in dataset.objects],
     }
-    # Another void label would change every number without a trace.
-    return {**record, "record_digest": digest_of(record)}
 
 
 def _annotations(dataset: StoredDataset) -> str:
-    return f"{dataset.folder}/annotations.zarr"
+    return f"{dataset.folder}/{ANNOTATIONS}"
 
 
 def read_dataset(root: ObjectRoot, folder: str) -> StoredDataset:
@@ -128,11 +147,9 @@ def read_dataset(root: ObjectRoot, folder: str) -> StoredDataset:
         StoreNotFoundError: none there.
         CorruptError: its record cannot be read, or was changed after it was written.
     """
-    path = f"{folder}/dataset.json"
+    path = f"{folder}/{RECORD_FILE}"
     record = read_record(root, path)
     fields = Fields(record, name=path, remedy=_REMEDY)
-    if fields.text("record_digest") != digest_of({key: record[key] for key in record if key != "record_digest"}):
-        raise fields.corrupt("the file was changed after it was written")
     colours = record.get("colours")
     try:
         spec = DatasetSpec(
@@ -153,6 +170,7 @@ def read_dataset(root: ObjectRoot, folder: str) -> StoredDataset:
         views_digest=fields.text("views_digest"),
         annotations_digest=fields.text("annotations_digest"),
         n_rows=fields.integer("n_rows", least=1),
+        objects=tuple(StoredObject.from_fields(part) for part in fields.members("objects")),
     )
 
 
@@ -190,7 +208,7 @@ def read_manifest(root: ObjectRoot, dataset: StoredDataset, columns: list[str] |
     if unknown:
         raise ManifestError(f"a manifest has no columns {unknown}; it has {', '.join(MANIFEST_SCHEMA.names)}.")
     expected = pa.schema([MANIFEST_SCHEMA.field(name) for name in columns or MANIFEST_SCHEMA.names])
-    path = f"{dataset.folder}/manifest.parquet"
+    path = f"{dataset.folder}/{MANIFEST_FILE}"
     local = root.local_path(path)
     try:
         source: Any = str(local) if local is not None else io.BytesIO(root.read(path))

@@ -18,7 +18,7 @@ from jaxtyping import Int64, UInt8, UInt16
 from feature_store.canonical import pretty_json
 from feature_store.errors import CorruptError, ManifestError, StoreNotFoundError
 from feature_store.objects import ObjectRoot, crc32c
-from feature_store.records import read_record
+from feature_store.records import read_json
 from feature_store.zarr_metadata import GROUP_METADATA, array_metadata, bytes_codec, require_metadata
 
 Mask: TypeAlias = UInt8[np.ndarray, "_ _"] | UInt16[np.ndarray, "_ _"]
@@ -190,7 +190,7 @@ class _ChunkedArray:
         expected = _metadata(name, shape)
         path = f"{self._array}/zarr.json"
         try:
-            require_metadata(read_record(root, path), expected, path)
+            require_metadata(read_json(root, path), expected, path)
         except StoreNotFoundError as error:
             raise CorruptError(f"{path} is missing. {_remedy(folder)}") from error
         self._dtype = np.dtype(expected["data_type"]).newbyteorder("<")

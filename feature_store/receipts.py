@@ -10,10 +10,10 @@ from feature_store.records import Fields
 
 @dataclass(frozen=True, kw_only=True)
 class StoredObject:
-    """One object of a shard.
+    """What a record states of an object.
 
     Attributes:
-        path: relative to the feature set's folder.
+        path: relative to the folder of the feature set or dataset.
         size_bytes: of the whole object.
         crc32c: of the whole object.
     """
@@ -21,6 +21,19 @@ class StoredObject:
     path: str
     size_bytes: int
     crc32c: int
+
+    @classmethod
+    def from_fields(cls, fields: Fields) -> "StoredObject":
+        """Read one from a record.
+
+        Raises:
+            CorruptError: a field is missing, of the wrong type or impossible.
+        """
+        return cls(
+            path=fields.text("path"),
+            size_bytes=fields.integer("size_bytes"),
+            crc32c=fields.integer("crc32c", most=(1 << 32) - 1),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,12 +54,14 @@ class Receipt:
     """A committed shard.
 
     Attributes:
+        feature_set: the identity's digest, so that the receipt of another feature set is never taken for this one's.
         shard: its index.
         start, stop: its rows, half open.
         objects: every object of the shard, in writing order.
         invalid: the rows that are not valid, ascending.
     """
 
+    feature_set: str
     shard: int
     start: int
     stop: int
@@ -73,16 +88,10 @@ class Receipt:
         if any(later.row <= earlier.row for earlier, later in pairwise(invalid)):
             raise fields.corrupt("the rows of 'invalid' do not ascend")
         return cls(
+            feature_set=fields.text("feature_set"),
             shard=fields.integer("shard"),
             start=start,
             stop=stop,
-            objects=tuple(
-                StoredObject(
-                    path=entry.text("path"),
-                    size_bytes=entry.integer("size_bytes"),
-                    crc32c=entry.integer("crc32c", most=(1 << 32) - 1),
-                )
-                for entry in fields.members("objects")
-            ),
+            objects=tuple(StoredObject.from_fields(entry) for entry in fields.members("objects")),
             invalid=invalid,
         )

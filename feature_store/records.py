@@ -1,28 +1,81 @@
-"""JSON records of a store, read as if a stranger had written them: size, form and every type are checked."""
+"""JSON records of a store: written with a digest of themselves, read as if a stranger had written them.
 
+Every record carries `record_digest`, the sha256 of the rest of it, so that a change anywhere is noticed. A stranger can
+write a digest too, so size, form and every type are checked all the same.
+"""
+
+import json
 from collections.abc import Mapping
 from typing import Any
 
-from feature_store.canonical import MAX_JSON_BYTES, parse_json, too_large
+from feature_store.canonical import MAX_JSON_BYTES, canonical_json, digest_of, parse_json, pretty_json, too_large
 from feature_store.errors import CorruptError
 from feature_store.objects import ObjectRoot
 
+RECORD_DIGEST = "record_digest"
 # The whole numbers that every JSON reader keeps exactly.
 _MOST = 1 << 53
 _SHOWN_CHARACTERS = 60
 
 
+def record_bytes(content: Mapping[str, Any]) -> bytes:
+    """The bytes of a record's file: its content and the digest of that."""
+    # Through JSON first, which sorts keys as text and knows no tuples: the digest must be that of what is read back.
+    plain = json.loads(canonical_json(dict(content)))
+    return pretty_json({**plain, RECORD_DIGEST: digest_of(plain)})
+
+
+def parse_record(data: bytes, *, name: str) -> dict[str, Any]:
+    """The content of a record, without its digest, which has been checked.
+
+    Raises:
+        CorruptError: too large, not a JSON object, or changed after it was written.
+    """
+    record = parse_json(data, name=name)
+    if record.pop(RECORD_DIGEST, None) != digest_of(record):
+        raise CorruptError(
+            f"{name} is not what its {RECORD_DIGEST!r} says, so it was changed after it was written. Restore it from a "
+            "copy, or let `vitrine repair` move it aside and run again what made it."
+        )
+    return record
+
+
+def write_record(root: ObjectRoot, path: str, content: Mapping[str, Any]) -> None:
+    """Write a record, over any other at `path`."""
+    root.put(path, [record_bytes(content)])
+
+
 def read_record(root: ObjectRoot, path: str) -> dict[str, Any]:
-    """The JSON object in the file at `path`.
+    """The content of the record at `path`, see `parse_record`.
+
+    Raises:
+        StoreNotFoundError: no such file.
+        CorruptError: too large, not a JSON object, or changed after it was written.
+    """
+    return parse_record(read_bounded(root, path), name=path)
+
+
+def read_json(root: ObjectRoot, path: str) -> dict[str, Any]:
+    """The JSON object at `path`, which is no record of the store's own, such as a `zarr.json`.
 
     Raises:
         StoreNotFoundError: no such file.
         CorruptError: too large, or not a JSON object.
     """
+    return parse_json(read_bounded(root, path), name=path)
+
+
+def read_bounded(root: ObjectRoot, path: str) -> bytes:
+    """The bytes of a JSON file.
+
+    Raises:
+        StoreNotFoundError: no such file.
+        CorruptError: larger than any of Vitrine's.
+    """
     data = root.read(path, max_bytes=MAX_JSON_BYTES + 1)
     if len(data) > MAX_JSON_BYTES:
         raise too_large(path, root.size_bytes(path) or len(data))
-    return parse_json(data, name=path)
+    return data
 
 
 class Fields:

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from feature_store import layout
-from feature_store.canonical import canonical_json, digest_of, pretty_json
+from feature_store.canonical import canonical_json, digest_of
 from feature_store.errors import CorruptError, StoreNotFoundError
 from feature_store.objects import ObjectRoot
-from feature_store.records import read_record
+from feature_store.records import read_record, write_record
 
 
 def result_digest(key: Mapping[str, Any]) -> str:
@@ -22,8 +22,7 @@ def write_result(root: ObjectRoot, evaluator: str, key: Mapping[str, Any], resul
         Its digest.
     """
     digest = result_digest(key)
-    record = {"key": dict(key), "result": dict(result), "result_digest": digest_of(dict(result))}
-    root.put(layout.result(evaluator, digest), [pretty_json(record)])
+    write_record(root, layout.result(evaluator, digest), {"key": dict(key), "result": dict(result)})
     return digest
 
 
@@ -55,6 +54,6 @@ def _read(root: ObjectRoot, path: str) -> dict[str, Any] | None:
     except (StoreNotFoundError, CorruptError):
         return None
     key, result = record.get("key"), record.get("result")
-    if not isinstance(key, dict) or not isinstance(result, dict) or record.get("result_digest") != digest_of(result):
+    if not isinstance(key, dict) or not isinstance(result, dict):
         return None
     return {"key": key, "result": result}

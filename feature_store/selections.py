@@ -6,11 +6,11 @@ from itertools import pairwise
 from typing import Any
 
 from feature_store import layout
-from feature_store.canonical import digest_of, pretty_json
+from feature_store.canonical import digest_of
 from feature_store.errors import SelectionError, StoreNotFoundError
 from feature_store.identity import FeatureSetSpec
 from feature_store.objects import ObjectRoot
-from feature_store.records import Fields, read_record
+from feature_store.records import Fields, read_record, record_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +87,7 @@ def write_selection(root: ObjectRoot, selection: Selection) -> None:
     """
     path = layout.selection(selection.name)
     content = {**asdict(selection), "features": list(selection.features), "digest": selection.digest}
-    if root.put_new(path, pretty_json(content)):
+    if root.put_new(path, record_bytes(content)):
         return
     if read_selection(root, selection.name).digest != selection.digest:
         raise SelectionError(

@@ -15,7 +15,7 @@ from jaxtyping import Int64, Shaped
 from feature_store.errors import CorruptError, StoreNotFoundError
 from feature_store.layout import shard_object
 from feature_store.objects import ObjectRoot
-from feature_store.records import read_record
+from feature_store.records import read_json
 from feature_store.shard_format import ArrayLayout, encode_index
 from feature_store.shards import ROWS_PER_CHUNK, Shard, shards_of
 from feature_store.zarr_metadata import require_metadata
@@ -43,7 +43,7 @@ class TokenReader:
         self._shards = shards_of(layout.n_rows, layout.rows_per_shard)
         path = f"{array}/zarr.json"
         try:
-            require_metadata(read_record(root, path), layout.metadata(), path)
+            require_metadata(read_json(root, path), layout.metadata(), path)
         except StoreNotFoundError as error:
             raise CorruptError(
                 f"{path} is missing, so nothing says how the array is laid out. Restore it from a copy, or run the "

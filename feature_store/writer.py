@@ -6,25 +6,26 @@ object's content is a function of its name, so two writers of one shard do no ha
 """
 
 from collections.abc import Mapping, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from jaxtyping import Shaped
 
 from feature_store import layout
 from feature_store.arrays import all_arrays, token_names
-from feature_store.canonical import parse_json, pretty_json
+from feature_store.canonical import pretty_json
 from feature_store.durable_files import PARTIAL_SUFFIX
 from feature_store.errors import CorruptError, ShardError, StoreError, StoreNotFoundError
 from feature_store.identity import FeatureSetSpec, TokenKind, require_same
 from feature_store.objects import ObjectRoot, crc32c
 from feature_store.receipts import InvalidRow, Receipt, StoredObject
-from feature_store.records import Fields, read_record
+from feature_store.records import Fields, parse_record, read_record, record_bytes, write_record
 from feature_store.roots import open_root
 from feature_store.shard_format import encode_shard
 from feature_store.shards import Shard, shards_of
 from feature_store.zarr_metadata import GROUP_METADATA
 
+STORE_RECORD: Mapping[str, Any] = {"schema": layout.SCHEMA_NUMBER, "written_by": "vitrine"}
 Tokens: TypeAlias = Mapping[tuple[int, TokenKind], Shaped[np.ndarray, "rows ..."]]
 # Stands in the root of every fresh ext4 volume.
 _VOLUME_FOLDER = "lost+found"
@@ -40,7 +41,7 @@ def create_store(url: str) -> ObjectRoot:
     try:
         if not root.exists(layout.STORE_FILE):
             _require_free(root)
-            root.put_new(layout.STORE_FILE, pretty_json({"schema": layout.SCHEMA_NUMBER, "written_by": "vitrine"}))
+            root.put_new(layout.STORE_FILE, record_bytes(STORE_RECORD))
     except (FileExistsError, NotADirectoryError, PermissionError) as error:
         raise StoreError(
             f"no store can be made at {root.url} ({error.strerror or error}); choose a folder that you may write."
@@ -100,10 +101,11 @@ def create_feature_set(root: ObjectRoot, dataset: str, spec: FeatureSetSpec) -> 
         IdentityMismatchError: another identity or shape stands at the place, with every differing value.
         CorruptError: `spec` itself, or the record that stands there, is not one that could be read again.
     """
-    FeatureSetSpec.from_json(parse_json(pretty_json(spec.to_json()), name="the new feature set"))
+    record = record_bytes(spec.to_json())
+    FeatureSetSpec.from_json(parse_record(record, name="the new feature set"))
     folder = layout.feature_set_folder(dataset, spec)
     path = f"{folder}/feature_set.json"
-    if not root.put_new(path, pretty_json(spec.to_json())):
+    if not root.put_new(path, record):
         require_same(read_spec(root, folder), spec)
     _write_array_metadata(root, folder, spec)
     return folder
@@ -111,14 +113,19 @@ def create_feature_set(root: ObjectRoot, dataset: str, spec: FeatureSetSpec) -> 
 
 def _write_array_metadata(root: ObjectRoot, folder: str, spec: FeatureSetSpec) -> None:
     """Idempotent: a run killed before this was done is helped by the next, and a damaged file is made good."""
+    for path, content in zarr_metadata_files(folder, spec).items():
+        if not _says(root, path, content):
+            root.put(path, [content])
+
+
+def zarr_metadata_files(folder: str, spec: FeatureSetSpec) -> dict[str, bytes]:
+    """Every `zarr.json` of a feature set, by path; what it says follows from the record alone."""
     groups = [layout.tokens_group(folder)]
     groups += [f"{groups[0]}/layer_{layer}" for layer in spec.identity.layers]
     contents = {f"{group}/zarr.json": pretty_json(dict(GROUP_METADATA)) for group in groups}
     for array, array_layout in all_arrays(folder, spec):
         contents[f"{array}/zarr.json"] = pretty_json(array_layout.metadata())
-    for path, content in contents.items():
-        if not _says(root, path, content):
-            root.put(path, [content])
+    return contents
 
 
 def _says(root: ObjectRoot, path: str, content: bytes) -> bool:
@@ -180,8 +187,15 @@ def write_shard(
         )
         for path, parts in encoded.items()
     )
-    receipt = Receipt(shard=shard.index, start=shard.start, stop=shard.stop, objects=objects, invalid=tuple(invalid))
-    root.put(layout.receipt(folder, shard), [pretty_json(receipt.to_json())])
+    receipt = Receipt(
+        feature_set=spec.identity.digest,
+        shard=shard.index,
+        start=shard.start,
+        stop=shard.stop,
+        objects=objects,
+        invalid=tuple(invalid),
+    )
+    write_record(root, layout.receipt(folder, shard), receipt.to_json())
     return receipt
 
 
@@ -229,21 +243,24 @@ def committed_receipts(root: ObjectRoot, folder: str, spec: FeatureSetSpec) -> d
             receipt = Receipt.from_json(read_record(root, path), name=path)
         except (CorruptError, StoreNotFoundError):
             continue
-        if _holds(root, folder, spec, shard, receipt):
+        stand = all(root.size_bytes(f"{folder}/{stored.path}") == stored.size_bytes for stored in receipt.objects)
+        if stand and states_shard(receipt, folder, spec, shard):
             found[shard.index] = receipt
     return found
 
 
-def _holds(root: ObjectRoot, folder: str, spec: FeatureSetSpec, shard: Shard, receipt: Receipt) -> bool:
-    if (receipt.shard, receipt.start, receipt.stop) != (shard.index, shard.start, shard.stop):
+def states_shard(receipt: Receipt, folder: str, spec: FeatureSetSpec, shard: Shard) -> bool:
+    """Whether a receipt is of this feature set and shard, and names all of its objects in their sizes."""
+    if (receipt.feature_set, receipt.shard) != (spec.identity.digest, shard.index):
         return False
-    expected = {
-        layout.shard_object(array, shard, 1 + len(array_layout.row_shape)).removeprefix(f"{folder}/"): (
-            array_layout.shard_bytes(shard.n_rows)
-        )
+    stated = {f"{folder}/{stored.path}": stored.size_bytes for stored in receipt.objects}
+    expected = shard_objects(folder, spec, shard)
+    return (receipt.start, receipt.stop) == (shard.start, shard.stop) and list(stated.items()) == list(expected.items())
+
+
+def shard_objects(folder: str, spec: FeatureSetSpec, shard: Shard) -> dict[str, int]:
+    """Path and size in bytes of every object of a shard, in writing order."""
+    return {
+        layout.shard_object(array, shard, 1 + len(array_layout.row_shape)): array_layout.shard_bytes(shard.n_rows)
         for array, array_layout in all_arrays(folder, spec)
     }
-    stated = [(stored.path, stored.size_bytes) for stored in receipt.objects]
-    return stated == list(expected.items()) and all(
-        root.size_bytes(f"{folder}/{path}") == size for path, size in expected.items()
-    )

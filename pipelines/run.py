@@ -17,12 +17,12 @@ import torch
 
 from feature_store import FeatureSet, Shard, create_feature_set, create_store, register_dataset
 from feature_store.arrays import row_bytes
-from feature_store.canonical import pretty_json
 from feature_store.errors import StoreError
 from feature_store.identity import FeatureSetSpec, Identity
 from feature_store.layout import feature_set_folder, run_file
 from feature_store.objects import ObjectRoot
 from feature_store.reader import FeatureStore
+from feature_store.records import write_record
 from feature_store.shards import missing_shards, shards_of
 from feature_store.writer import committed_receipts, read_spec
 from pipelines.backbones import Backbone, BackboneRequest
@@ -282,7 +282,7 @@ def run_extraction(
         root.sweep_partials(plan.folder)
         record = _run_record(prepared, engine, workers)
         run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
-        root.put(run_file(run_id, "run.json"), [pretty_json(record)])
+        write_record(root, run_file(run_id, "run.json"), record)
         with stopping_on_signals() as stop:
             failures = engine(plan, prepared.missing, folder, workers)
             outcome = _outcome(prepared, failures, folder, start=start, interrupted=stop.number)
@@ -348,7 +348,6 @@ def _write_times(root: ObjectRoot, run_id: str, record: dict[str, Any], outcome:
         for index, wall_s, split in count.shards
     ]
     finished = {"finished": datetime.now(UTC).isoformat(timespec="seconds"), "outcome": outcome.to_json()}
-    root.put(run_file(run_id, "run.json"), [pretty_json({**record, **finished})])
-    root.put(
-        run_file(run_id, "times.json"), [pretty_json({"shards": sorted(shards, key=lambda entry: entry["shard"])})]
-    )
+    write_record(root, run_file(run_id, "run.json"), {**record, **finished})
+    times = sorted(shards, key=lambda entry: entry["shard"])
+    write_record(root, run_file(run_id, "times.json"), {"shards": times})

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from feature_store import CorruptError, DatasetSpec, ManifestError, StoreNotFoundError, create_store, read_manifest
 from feature_store import masks as masks_module
-from feature_store.canonical import pretty_json
 from feature_store.datasets import dataset_in_force, open_masks, read_dataset, register_dataset
 from feature_store.masks import MaskPacker, MaskReader
 from feature_store.objects import ObjectRoot, crc32c
+from feature_store.records import write_record
 from feature_store.roots import open_root
 from tests.feature_store.samples import CLASSES, VOID, files_of, make_masks, make_table, register
 
@@ -290,9 +290,8 @@ def test_a_codec_of_a_strangers_choice_is_never_run(tmp_path: Path) -> None:
 def test_a_pointer_that_leads_elsewhere_is_refused(tmp_path: Path, target: str) -> None:
     root, folder, views = _registered(tmp_path / "s")
     pointer = folder.parent / f"{views[:8]}.json"
-    root.put(
-        str(pointer.relative_to(tmp_path / "s")),
-        [pretty_json({"annotations_in_force": target.format(views=views[:8])})],
+    write_record(
+        root, str(pointer.relative_to(tmp_path / "s")), {"annotations_in_force": target.format(views=views[:8])}
     )
     with pytest.raises(CorruptError, match=r"it points to .*, which is no dataset of these views. Run the same"):
         dataset_in_force(root, "tiny", views)
@@ -303,5 +302,5 @@ def test_a_void_label_that_was_changed_in_place_is_noticed(tmp_path: Path) -> No
     root, folder, views = _registered(tmp_path / "s")
     record = folder / "dataset.json"
     record.write_text(record.read_text().replace('"void": 255', '"void": 254'))
-    with pytest.raises(CorruptError, match=r"dataset\.json: the file was changed after it was written"):
+    with pytest.raises(CorruptError, match=r"dataset\.json is not what its 'record_digest' says, so it was changed"):
         dataset_in_force(root, "tiny", views)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from feature_store import StoreError, create_store
+from feature_store.records import record_bytes
 from feature_store.results import all_results, read_result, result_digest, write_result
 
 _KEY = {"feature_set": "f" * 64, "parameters": {"k": 1, "layers": [1, 2]}}
@@ -44,9 +45,9 @@ def test_a_result_is_written_over(store_url: str) -> None:
         "[]",
         "{}",
         '{"key": 1}',
-        json.dumps({"key": _KEY, "result": [], "result_digest": ""}),
-        json.dumps({"key": {}, "result": _RESULT, "result_digest": result_digest(_RESULT)}),
-        json.dumps({"key": _KEY, "result": {"miou": 0.26}, "result_digest": result_digest(_RESULT)}),
+        json.dumps({"key": _KEY, "result": _RESULT}),
+        record_bytes({"key": _KEY, "result": []}).decode(),
+        record_bytes({"key": {}, "result": _RESULT}).decode(),
     ],
 )
 def test_a_damaged_result_counts_as_absent(tmp_path: Path, content: str) -> None:

@@ -3,8 +3,8 @@
 from typing import Any
 
 from feature_store import create_store
-from feature_store.canonical import pretty_json
 from feature_store.objects import ObjectRoot
+from feature_store.records import write_record
 from feature_store.runs import earlier_environments
 
 _FOLDER = "features/tiny/vit"
@@ -12,7 +12,7 @@ _FOLDER = "features/tiny/vit"
 
 def _run(root: ObjectRoot, run_id: str, torch: str, **changes: Any) -> None:
     record = {"feature_set": _FOLDER, "environment": {"torch": torch}, **changes}
-    root.put(f"runs/{run_id}/run.json", [pretty_json(record)])
+    write_record(root, f"runs/{run_id}/run.json", record)
 
 
 def test_environments_are_distinct_and_oldest_first(store_url: str) -> None:

@@ -1,6 +1,5 @@
 """selections: a stored choice of features, for one model's weights."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from feature_store import (
     selection_names,
     write_selection,
 )
+from feature_store.records import read_record, write_record
 from tests.feature_store.samples import make_selection, make_spec
 
 
@@ -130,7 +130,7 @@ def test_a_selection_fits_its_own_weights_alone() -> None:
 def test_a_damaged_selection_is_refused(tmp_path: Path, key: str, value: Any, message: str) -> None:
     root = create_store(str(tmp_path))
     write_selection(root, make_selection())
-    path = tmp_path / "selections" / "no1.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+    path = "selections/no1.json"
+    write_record(root, path, {**read_record(root, path), key: value})
     with pytest.raises(CorruptError, match=rf"^selections/no1\.json: {message}.* make it again with `vitrine prune`"):
         read_selection(root, "no1")

@@ -1,6 +1,5 @@
 """writer: whole shards only, safe to repeat, and no two identities in one place."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from feature_store import (
 )
 from feature_store.durable_files import PARTIAL_SUFFIX
 from feature_store.objects import ObjectRoot, crc32c
+from feature_store.records import parse_record, record_bytes
 from feature_store.writer import committed_receipts, read_spec
 from tests.feature_store.samples import all_tokens, files_of, make_spec, shard_tokens, write_missing
 
@@ -177,7 +177,7 @@ def test_a_record_that_could_not_be_read_again_is_not_written(store_url: str) ->
 def test_a_store_is_made_once_and_opened_again(store_url: str) -> None:
     create_store(store_url)
     content = create_store(store_url).read("vitrine.json")
-    assert json.loads(content) == {"schema": 1, "written_by": "vitrine"}
+    assert parse_record(content, name="x") == {"schema": 1, "written_by": "vitrine"}
     assert open_store(store_url).names() == []
 
 
@@ -215,14 +215,15 @@ def test_what_a_run_killed_at_its_very_start_left_is_swept_and_a_volumes_own_fol
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"schema": 2}', "has store schema 2, and this Vitrine reads 1. Use the Vitrine that wrote it"),
-        ('{"schema": true}', "'schema' is True, and must be a whole number"),
-        ("{}", "'schema' is missing"),
-        ("[]", "not an object"),
+        (record_bytes({"schema": 2}), "has store schema 2, and this Vitrine reads 1. Use the Vitrine that wrote it"),
+        (record_bytes({"schema": True}), "'schema' is True, and must be a whole number"),
+        (record_bytes({}), "'schema' is missing"),
+        (b'{"schema": 1}', "is not what its 'record_digest' says"),
+        (b"[]", "not an object"),
     ],
 )
-def test_a_store_of_another_schema_is_refused(tmp_path: Path, content: str, message: str) -> None:
-    (tmp_path / "vitrine.json").write_text(content)
+def test_a_store_of_another_schema_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "vitrine.json").write_bytes(content)
     for act in (open_store, create_store):
         with pytest.raises(CorruptError, match=message):
             act(str(tmp_path))

@@ -1,12 +1,12 @@
 """A feature set is finished in the environment that began it, unless the user says otherwise."""
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 from feature_store import Shard
+from feature_store.records import parse_record, record_bytes
 from pipelines.beam_engine import BeamEngine
 from pipelines.environment import MixedEnvironmentError, current_environment
 from pipelines.failures import ShardFailure
@@ -29,9 +29,9 @@ def begin_elsewhere(prepare: Prepare, tmp_path: Path, field: str) -> None:
     """Commit two shards, and let the record of their run state another environment."""
     run_extraction(prepare(), FirstTwo())
     (record,) = tmp_path.glob("store/runs/*/run.json")
-    content = json.loads(record.read_text())
+    content = parse_record(record.read_bytes(), name="run.json")
     content["environment"][field] = "0.0"
-    record.write_text(json.dumps(content))
+    record.write_bytes(record_bytes(content))
 
 
 @pytest.mark.parametrize("field", ["torch", "timm", "pillow", "device", "cpu_capability"])
