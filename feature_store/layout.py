@@ -13,6 +13,7 @@ DATASETS = "datasets"
 SELECTIONS = "selections"
 RESULTS = "results"
 RUNS = "runs"
+ASIDE = "aside"
 _DIGITS = 8
 # File systems allow 255, and a partial file's name is 42 longer.
 _MAX_SEGMENT = 200

@@ -6,6 +6,7 @@ from vitrine.demo_command import demo
 from vitrine.extract_command import extract
 from vitrine.probe_commands import knn, linear, prune, variance
 from vitrine.store_commands import ls, results, show
+from vitrine.upkeep_commands import verify
 
 app = typer.Typer(
     help="Frozen ViT features in a crash-proof store: extract once, answer every later question from the store alone.",
@@ -15,5 +16,5 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (extract, ls, show, variance, prune, knn, linear, results, demo):
+for command in (extract, ls, show, variance, prune, knn, linear, results, verify, demo):
     app.command()(command)

@@ -3,10 +3,18 @@
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TransferSpeedColumn,
+)
 
 from pipelines.meter import STAGES, read_counts
 from vitrine.output import console, duration
@@ -77,3 +85,21 @@ def _state(folder: Path, n_rows: int, start: float) -> tuple[int, str, str]:
     total = max(1e-9, sum(seconds.values()))
     split = " ".join(f"{name} {value / total:.0%}" for name, value in seconds.items())
     return rows, f"{rate:.1f} images/s, {duration((n_rows - rows) / rate)} left", split
+
+
+@contextlib.contextmanager
+def reading_bar(label: str = "reading", *, quiet: bool) -> Iterator[Callable[[int, int], None]]:
+    """A bar of bytes on a terminal; nothing elsewhere.
+
+    Yields:
+        What to call with the bytes just done and how many there will be.
+    """
+    out = console(stderr=True)
+    columns = (TextColumn(label), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=out, transient=True, disable=quiet or not out.is_terminal) as bar:
+        task = bar.add_task("", total=None)
+
+        def advance(n_bytes: int, bytes_in_all: int) -> None:
+            bar.update(task, advance=n_bytes, total=bytes_in_all)
+
+        yield advance

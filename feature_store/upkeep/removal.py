@@ -1,0 +1,3 @@
+"""Removing on purpose. Placeholder docstring."""
+
+REMOVED_FILE = "removed.json"
