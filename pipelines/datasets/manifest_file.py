@@ -1,6 +1,7 @@
-"""`manifest:FILE`: a user's own Parquet, which needs no more than a column `uri`."""
+"""`manifest:FILE`: a user's own Parquet, CSV or JSON lines, which need no more than a column `uri`."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,10 @@ from pipelines.datasets.assemble import Row, assemble_dataset
 from pipelines.datasets.dataset import Dataset, DatasetOptions
 from pipelines.datasets.description import MAX_CLASSES, dataset_spec
 from pipelines.datasets.scan import Progress, existing_folder
+from pipelines.datasets.text_table import MAX_FILE_BYTES, MAX_ROWS, MAX_TEXT, TEXT_SUFFIXES, read_text_table
 from pipelines.views import resize_target, tile_box
 
-MAX_FILE_BYTES = 4 << 30
 MAX_TABLE_BYTES = 8 << 30
-MAX_ROWS = 5_000_000
-MAX_TEXT = 4096
 _ROWS_PER_BATCH = 8192
 _VALUE_BYTES = 8
 _CONTENT_KEY = re.compile(r"[0-9a-f]{64}|stat:[0-9]{1,20}-[0-9]{1,20}")
@@ -33,27 +32,46 @@ def open_manifest_file(path: Path, options: DatasetOptions, progress: Progress |
     that are given are taken as they stand. A `view_id` is checked against what it must be.
 
     Args:
-        path: the Parquet file; a `dataset.json` beside it is read.
+        path: the file: CSV (`.csv`), JSON lines (`.jsonl`, `.ndjson`), or Parquet under any other name; a
+            `dataset.json` beside it is read.
         options: the user's; `root` is the folder that paths are relative to, by default the file's own.
         progress: called with (images done, images in all).
 
     Raises:
-        ManifestError: not Parquet, over the bounds, a column that is not known, a value of the wrong type, or a view
-            that stands there twice.
+        ManifestError: not of its format, over the bounds, a column that is not known, a value of the wrong type, or a
+            view that stands there twice.
     """
     if not path.is_file():
-        raise ManifestError(f"dataset 'manifest:{path}': there is no such file. Give the path of a Parquet file.")
+        raise ManifestError(f"dataset 'manifest:{path}': there is no such file. Give a Parquet, .csv or .jsonl file.")
     root = existing_folder(options.root or path.parent, source=f"manifest:{path}")
-    table = read_manifest_table(path)
+    table, lines = _read(path)
     rows: list[Row] = table.to_pylist()
-    for row in rows:
-        _check_row(row)
+    for index, row in enumerate(rows):
+        try:
+            _check_row(row)
+        except ManifestError as error:
+            raise ManifestError(f"{path}, {_place(lines, index)}: {error}") from error
     spec = _with_class_names(dataset_spec(path.parent, options), table)
     if options.tile is not None and any(row.get("tile") is not None for row in rows):
         raise ManifestError(f"{path} has tiles of its own; leave out --tile {options.tile}, or the column 'tile'.")
     dataset = assemble_dataset(root, rows, spec, options, progress)
     _check_views(dataset.table, {row["view_id"] for row in rows if row.get("view_id")})
     return dataset
+
+
+def _read(path: Path) -> tuple[pa.Table, Sequence[int] | None]:
+    """The table, and the line of each row where the file has lines."""
+    if path.suffix.lower() not in TEXT_SUFFIXES:
+        return read_manifest_table(path), None
+    types = {field.name: field.type for field in MANIFEST_SCHEMA}
+    read = read_text_table(path, types)
+    if "uri" not in read.table.column_names:
+        raise ManifestError(f"{path}: a column 'uri' is needed; docs/datasets.md lists the columns.")
+    return read.table, read.lines
+
+
+def _place(lines: Sequence[int] | None, index: int) -> str:
+    return f"row {index}" if lines is None else f"line {lines[index]}"
 
 
 def read_manifest_table(path: Path) -> pa.Table:
