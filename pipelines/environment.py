@@ -1,9 +1,9 @@
 """The environment of a run: what could change last bits of a feature without changing the identity."""
 
 import platform
+from importlib.metadata import version
 
 import PIL
-import timm
 import torch
 
 from feature_store.errors import StoreError
@@ -23,7 +23,8 @@ def current_environment(device: str) -> dict[str, str]:
     name = torch.cuda.get_device_name(device) if device.startswith("cuda") else "cpu"
     return {
         "torch": torch.__version__,
-        "timm": timm.__version__,
+        # Asked of the package, since loading timm takes seconds that the null model needs not.
+        "timm": version("timm"),
         "pillow": PIL.__version__,
         "device": name,
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),

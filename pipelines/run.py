@@ -25,8 +25,7 @@ from feature_store.reader import FeatureStore
 from feature_store.records import write_record
 from feature_store.shards import missing_shards, shards_of
 from feature_store.writer import committed_receipts, read_spec
-from pipelines.backbones import Backbone, BackboneRequest
-from pipelines.backbones.timm_vit import kernel_name
+from pipelines.backbones import Backbone, BackboneRequest, kernel_name
 from pipelines.datasets import Dataset
 from pipelines.environment import current_environment, require_same_environment
 from pipelines.extract import cached_backbone
@@ -145,11 +144,12 @@ def prepare_extraction(
         BackboneError: weights that do not fit.
         StoreError: the store cannot be used, or the feature set was begun in another environment.
     """
-    backbone = cached_backbone(request, kernel_name())
+    kernel = kernel_name(request)
+    backbone = cached_backbone(request, kernel)
     require_possible(backbone, settings)
     root = create_store(store)
     stored = register_dataset(root, dataset.spec, dataset.table, dataset.iter_masks())
-    spec = feature_set_spec(stored, backbone, settings, attention_kernel=kernel_name())
+    spec = feature_set_spec(stored, backbone, settings, attention_kernel=kernel)
     folder = feature_set_folder(stored.spec.name, spec)
     if root.exists(f"{folder}/feature_set.json"):
         spec = with_stored_shape(spec, read_spec(root, folder))

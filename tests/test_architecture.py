@@ -26,6 +26,7 @@ FORBIDDEN = {
 # Imports inside functions, each with its reason. vitrine/ needs none: its commands import what they run.
 LATE_IMPORTS = {
     ("evaluators/neighbors.py", "faiss"): "either of two distributions, or none: torch searches then",
+    ("pipelines/backbones/families.py", "pipelines"): "a family is loaded when one of its models is asked for",
     ("pipelines/beam_steps.py", "pipelines"): "a driver only hands the step on, and would load torch",
 }
 
@@ -182,6 +183,16 @@ def test_evaluators_load_neither_beam_nor_timm() -> None:
 def test_unit_of_work_and_store_import_without_beam_and_duckdb(module: str) -> None:
     blocked = ("apache_beam", "duckdb")
     assert loaded_after(f"import {module}", *blocked, blocked=blocked) == set()
+
+
+def test_the_null_model_extracts_without_timm() -> None:
+    code = """
+from pipelines.backbones import load_backbone, resolve_backbone
+import pipelines.run, vitrine.extraction
+load_backbone(resolve_backbone("null"))
+"""
+    blocked = ("timm", "torchvision", "huggingface_hub")
+    assert loaded_after(code, *blocked, blocked=blocked) == set()
 
 
 def test_help_loads_nothing_heavy() -> None:

@@ -23,7 +23,9 @@ def extract(
     model: Annotated[
         str,
         typer.Option(
-            help="`demo`, or the name of any ViT of timm, e.g. vit_base_patch16_224.dino.", show_default=False
+            help="`demo`, the name of any ViT of timm, e.g. vit_base_patch16_224.dino, or `null`: a fixed linear map "
+            "of pixels, to try storage and pipelines with.",
+            show_default=False,
         ),
     ],
     store: Annotated[str, typer.Option(help="The store to write: a folder or an fsspec URL.", show_default=False)],

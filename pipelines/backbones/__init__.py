@@ -1,7 +1,8 @@
-"""Frozen ViTs by name and weights: pixels in, tokens of every asked layer out. No Beam."""
+"""Frozen backbones by name and weights: pixels in, tokens of every asked layer out. No Beam."""
 
+from pipelines.backbones.backbone import Backbone
 from pipelines.backbones.checkpoint import BackboneError
-from pipelines.backbones.registry import BackboneRequest, resolve_backbone
-from pipelines.backbones.timm_vit import Backbone, load_backbone
+from pipelines.backbones.families import kernel_name, load_backbone, resolve_backbone
+from pipelines.backbones.request import BackboneRequest
 
-__all__ = ["Backbone", "BackboneError", "BackboneRequest", "load_backbone", "resolve_backbone"]
+__all__ = ["Backbone", "BackboneError", "BackboneRequest", "kernel_name", "load_backbone", "resolve_backbone"]

@@ -2,74 +2,27 @@
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32
 from timm.layers.config import set_fused_attn, use_fused_attn
 
-from feature_store import TokenKind
 from pipelines.backbones.architecture import build_module, has_class_token, input_side, norm_name, register_count
+from pipelines.backbones.backbone import Backbone, Tokens
 from pipelines.backbones.fitting import load_weights
 from pipelines.backbones.preprocessing import Fit, Preprocessing
-from pipelines.backbones.registry import BackboneRequest
+from pipelines.backbones.request import BackboneRequest
 
 _AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
-Tokens = dict[tuple[int, TokenKind], torch.Tensor]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Backbone:
-    """A frozen model, ready to run.
-
-    Attributes:
-        request: what it was loaded from.
-        module: the network, in evaluation mode, on its device.
-        preprocessing: how views become its input.
-        architecture: name, arguments and the norm that every layer passes, as the identity records them.
-        depth: transformer blocks.
-        grid: (height, width) of the patch lattice.
-        n_features: width of a token.
-        n_registers: register tokens, 0 where there are none.
-        has_cls: whether there is a class token.
-    """
-
-    request: BackboneRequest
-    module: Any
-    preprocessing: Preprocessing
-    architecture: Mapping[str, Any]
-    depth: int
-    grid: tuple[int, int]
-    n_features: int
-    n_registers: int
-    has_cls: bool
-
-    def forward(self, pixels: UInt8[np.ndarray, "views height width 3"], layers: Sequence[int]) -> Tokens:
-        """The tokens of a batch.
-
-        Args:
-            pixels: views after `fit_view`, RGB; in pinned memory a GPU may read them after this returns.
-            layers: block numbers counted from 1, ascending.
-
-        Returns:
-            (layer, kind) -> float32 [views, patches, features], [views, features] or [views, registers, features], on
-            the backbone's device, after the norm that `architecture` names.
-        """
-        with torch.inference_mode():
-            on_device = torch.from_numpy(pixels).to(self.request.device, non_blocking=True)
-            return self.tokens_of(self.normalise(on_device), layers)
-
-    def normalise(self, pixels: UInt8[torch.Tensor, "views height width 3"]) -> Float32[torch.Tensor, "views 3 h w"]:
-        """Scale pixels to 0..1, and subtract and divide by the channels' mean and standard deviation."""
-        mean = torch.tensor(self.preprocessing.mean, device=pixels.device).view(1, 3, 1, 1)
-        std = torch.tensor(self.preprocessing.std, device=pixels.device).view(1, 3, 1, 1)
-        return (pixels.permute(0, 3, 1, 2).float() / 255 - mean) / std
+class TimmBackbone(Backbone):
+    """A plain ViT of timm; its `module` is timm's."""
 
     def tokens_of(self, inputs: Float32[torch.Tensor, "views 3 h w"], layers: Sequence[int]) -> Tokens:
-        """As `forward`, from normalised pixels on the backbone's device."""
+        """See `Backbone.tokens_of`."""
         dtype = _AUTOCAST.get(self.request.compute_dtype)
         device_type = torch.device(self.request.device).type
         with torch.inference_mode(), torch.autocast(device_type, dtype=dtype, enabled=dtype is not None):
@@ -100,11 +53,11 @@ class Backbone:
         return tokens
 
 
-def load_backbone(request: BackboneRequest, *, attention_kernel: str | None = None) -> Backbone:
+def load_timm(request: BackboneRequest, *, attention_kernel: str | None = None) -> Backbone:
     """Load a backbone with its weights.
 
     Args:
-        request: from `resolve_backbone`.
+        request: from `resolve_timm`.
         attention_kernel: `fused` or `explicit`; None for timm's own choice on this device.
 
     Raises:
@@ -118,7 +71,7 @@ def load_backbone(request: BackboneRequest, *, attention_kernel: str | None = No
         torch.backends.cudnn.allow_tf32 = False
     height, width = module.patch_embed.grid_size
     image_size = input_side(module)
-    return Backbone(
+    return TimmBackbone(
         request=request,
         module=module.to(request.device),
         preprocessing=_preprocessing(module.pretrained_cfg, request.fit, image_size, position_embedding),

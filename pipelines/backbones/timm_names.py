@@ -1,4 +1,4 @@
-"""From what a user types to one checkpoint file and one architecture.
+"""From the name of a model of timm to one checkpoint file and one architecture.
 
 Every way ends in a file on this machine, so that there is one loading path and one digest of weights: a local file
 with `--weights`, the file inside a package for `demo`, or the file that the hub's cache holds after a download.
@@ -6,7 +6,6 @@ with `--weights`, the file inside a package for `demo`, or the file that the hub
 
 import importlib.metadata
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 import timm
@@ -16,6 +15,7 @@ from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 from pipelines.backbones.architecture import require_plain_vit
 from pipelines.backbones.checkpoint import BackboneError, file_sha256
 from pipelines.backbones.preprocessing import Fit
+from pipelines.backbones.request import BackboneRequest
 
 DEMO_ARCHITECTURE = "vit_small_patch14_reg4_dinov2.lvd142m"
 DEMO_TITLE = "DINOv2-reg ViT-S/14, fine-tuned on MRI quality"
@@ -25,34 +25,7 @@ _DEMO_SHA256 = "cb9c162889a9d9e51af7dc7f3627a82cf9851566bea5ad8a45fbdf0e5fcef358
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
-@dataclass(frozen=True, kw_only=True)
-class BackboneRequest:
-    """One backbone, resolved: everything a worker needs to load it.
-
-    Attributes:
-        model: the name that the user typed, or the architecture's.
-        title: what reports call it.
-        architecture: timm's name.
-        weights: the checkpoint file on this machine.
-        weights_sha256: of that file.
-        image_size: side of the input in pixels, or None for the architecture's own.
-        fit: how a view that is not square becomes the square input; None for the model's own way.
-        compute_dtype: `float32`, `bfloat16` or `float16`.
-        device: `cpu`, `cuda`, `cuda:1` ...
-    """
-
-    model: str
-    title: str
-    architecture: str
-    weights: str
-    weights_sha256: str
-    image_size: int | None = None
-    fit: Fit | None = None
-    compute_dtype: str = "float32"
-    device: str = "cpu"
-
-
-def resolve_backbone(
+def resolve_timm(
     model: str,
     *,
     weights: Path | None = None,
@@ -78,7 +51,7 @@ def resolve_backbone(
         weights = weights or _demo_weights()
     elif not timm.is_model(model):
         raise BackboneError(
-            f"model {model!r} is not known to timm{_suggestions(model)}; `demo` and timm's ViT names are."
+            f"model {model!r} is not known to timm{_suggestions(model)}; `demo`, `null` and timm's ViT names are."
         )
     require_plain_vit(architecture, image_size)
     path = (weights or _hub_weights(model)).expanduser().resolve()

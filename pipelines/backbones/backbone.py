@@ -1,0 +1,68 @@
+"""A frozen model as the unit of work sees it, whatever its family."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float32, UInt8
+
+from feature_store import TokenKind
+from pipelines.backbones.preprocessing import Preprocessing
+from pipelines.backbones.request import BackboneRequest
+
+Tokens = dict[tuple[int, TokenKind], torch.Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backbone(ABC):
+    """A frozen model, ready to run.
+
+    Attributes:
+        request: what it was loaded from.
+        module: the network, in evaluation mode, on its device.
+        preprocessing: how views become its input.
+        architecture: name, arguments and the norm that every layer passes, as the identity records them.
+        depth: transformer blocks.
+        grid: (height, width) of the patch lattice.
+        n_features: width of a token.
+        n_registers: register tokens, 0 where there are none.
+        has_cls: whether there is a class token.
+    """
+
+    request: BackboneRequest
+    module: Any
+    preprocessing: Preprocessing
+    architecture: Mapping[str, Any]
+    depth: int
+    grid: tuple[int, int]
+    n_features: int
+    n_registers: int
+    has_cls: bool
+
+    def forward(self, pixels: UInt8[np.ndarray, "views height width 3"], layers: Sequence[int]) -> Tokens:
+        """The tokens of a batch.
+
+        Args:
+            pixels: views after `fit_view`, RGB; in pinned memory a GPU may read them after this returns.
+            layers: block numbers counted from 1, ascending.
+
+        Returns:
+            (layer, kind) -> float32 [views, patches, features], [views, features] or [views, registers, features], on
+            the backbone's device, after the norm that `architecture` names.
+        """
+        with torch.inference_mode():
+            on_device = torch.from_numpy(pixels).to(self.request.device, non_blocking=True)
+            return self.tokens_of(self.normalise(on_device), layers)
+
+    def normalise(self, pixels: UInt8[torch.Tensor, "views height width 3"]) -> Float32[torch.Tensor, "views 3 h w"]:
+        """Scale pixels to 0..1, and subtract and divide by the channels' mean and standard deviation."""
+        mean = torch.tensor(self.preprocessing.mean, device=pixels.device).view(1, 3, 1, 1)
+        std = torch.tensor(self.preprocessing.std, device=pixels.device).view(1, 3, 1, 1)
+        return (pixels.permute(0, 3, 1, 2).float() / 255 - mean) / std
+
+    @abstractmethod
+    def tokens_of(self, inputs: Float32[torch.Tensor, "views 3 h w"], layers: Sequence[int]) -> Tokens:
+        """As `forward`, from normalised pixels on the backbone's device."""

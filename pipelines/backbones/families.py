@@ -1,0 +1,65 @@
+"""Which family a model's name belongs to. A family's module is loaded when one of its models is asked for.
+
+timm takes seconds to load, and trying out storage and pipelines with the null model needs none of it.
+"""
+
+from pathlib import Path
+
+from pipelines.backbones.backbone import Backbone
+from pipelines.backbones.null import NO_KERNEL, NULL, load_null, resolve_null
+from pipelines.backbones.preprocessing import Fit
+from pipelines.backbones.request import BackboneRequest
+
+
+def resolve_backbone(
+    model: str,
+    *,
+    weights: Path | None = None,
+    image_size: int | None = None,
+    fit: Fit | None = None,
+    compute_dtype: str = "float32",
+    device: str = "cpu",
+) -> BackboneRequest:
+    """Find architecture and checkpoint of a model's name.
+
+    Args:
+        model: `demo`, `null`, or the name of any plain ViT of timm, with or without its tag.
+        weights: a local .pth or .safetensors file; without it the hub's file is used. `null` takes none.
+        image_size, fit, compute_dtype, device: see `BackboneRequest`.
+
+    Raises:
+        BackboneError: an unknown name, no plain ViT, a size that it does not take, or weights that are not there.
+    """
+    if model == NULL:
+        return resolve_null(weights=weights, image_size=image_size, fit=fit, compute_dtype=compute_dtype, device=device)
+    from pipelines.backbones.timm_names import resolve_timm
+
+    return resolve_timm(
+        model, weights=weights, image_size=image_size, fit=fit, compute_dtype=compute_dtype, device=device
+    )
+
+
+def load_backbone(request: BackboneRequest, *, attention_kernel: str | None = None) -> Backbone:
+    """Load a backbone with its weights.
+
+    Args:
+        request: from `resolve_backbone`.
+        attention_kernel: `fused` or `explicit`; None for the family's own choice on this device.
+
+    Raises:
+        BackboneError: not a ViT, an input size that it does not take, or weights that do not fit.
+    """
+    if request.architecture == NULL:
+        return load_null(request)
+    from pipelines.backbones.timm_vit import load_timm
+
+    return load_timm(request, attention_kernel=attention_kernel)
+
+
+def kernel_name(request: BackboneRequest) -> str:
+    """Which attention kernel the model would use now: `fused`, `explicit`, or `none` where it has no attention."""
+    if request.architecture == NULL:
+        return NO_KERNEL
+    from pipelines.backbones.timm_vit import kernel_name as timm_kernel_name
+
+    return timm_kernel_name()
