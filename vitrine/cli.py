@@ -3,6 +3,7 @@
 import typer
 
 from vitrine.demo_command import demo
+from vitrine.exchange_commands import import_vectors
 from vitrine.extract_command import extract
 from vitrine.probe_commands import knn, linear, prune, variance
 from vitrine.store_commands import ls, results, show
@@ -18,3 +19,4 @@ app = typer.Typer(
 )
 for command in (extract, ls, show, variance, prune, knn, linear, results, verify, demo):
     app.command()(command)
+app.command("import")(import_vectors)

@@ -6,7 +6,16 @@ USAGE = 2
 INCOMPLETE = 3
 INTERRUPTED = 130
 # By name, so that telling them apart imports nothing: what a user asked for cannot be, whatever the store holds.
-_USAGE_ERRORS = {"PlanError", "BackboneError", "ManifestError", "SelectionError", "UsageError", "BadParameter"}
+_USAGE_ERRORS = {
+    "BackboneError",
+    "BadParameter",
+    "ExportRefusedError",
+    "ImportRefusedError",
+    "ManifestError",
+    "PlanError",
+    "SelectionError",
+    "UsageError",
+}
 
 
 def status_of(error: BaseException) -> int:

@@ -51,17 +51,26 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
     Raises:
         BackboneError: not a checkpoint, truncated, with objects that would have to be executed, or with NaNs.
     """
-    state = _unwrap(_load(path), path)
+    state = _unwrap(load_tensors(path), path)
     for name, tensor in state.items():
         _check_tensor(name, tensor, path)
     return state
 
 
-def _load(path: Path) -> Any:
+def load_tensors(path: Path, *, what: str = "weights") -> Any:
+    """What `torch.save` or safetensors left in a file, without running anything in it.
+
+    Args:
+        path: the file.
+        what: how to call it in an error.
+
+    Raises:
+        BackboneError: not such a file, truncated, compressed, or with objects that would have to be executed.
+    """
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        _refuse_compressed(path)
+        _refuse_compressed(path, what)
         with warnings.catch_warnings():
             # Of pickle protocols and sparse tensors; both are refused or harmless here.
             warnings.simplefilter("ignore")
@@ -69,27 +78,27 @@ def _load(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         reason = next((line for line in str(error).splitlines() if any(words in line for words in _HOLDS_OBJECTS)), "")
         if not reason:
-            raise BackboneError(f"weights {path} are not a checkpoint; give a .pth or .safetensors file.") from error
+            raise BackboneError(
+                f"{what} {path} are not a checkpoint; give a .pt, .pth or .safetensors file."
+            ) from error
         raise BackboneError(
-            f"weights {path} hold objects other than tensors, which loading would execute "
+            f"{what} {path} hold objects other than tensors, which loading would execute "
             f"({reason.strip()[:_REASON_CHARACTERS]}); save its tensors alone, best as .safetensors."
         ) from error
     except BackboneError:
         raise
     except Exception as error:  # torch's reader lets hostile bytes raise anything, an IndexError for one
         reason = next(iter(str(error).splitlines()), type(error).__name__)[:_REASON_CHARACTERS]
-        raise BackboneError(
-            f"weights {path} are not a readable checkpoint ({reason}); fetch the file again."
-        ) from error
+        raise BackboneError(f"{what} {path} are not a readable checkpoint ({reason}); fetch the file again.") from error
 
 
-def _refuse_compressed(path: Path) -> None:
+def _refuse_compressed(path: Path, what: str) -> None:
     """Torch stores its archives uncompressed; a compressed one can claim any amount of memory."""
     if not zipfile.is_zipfile(path):
         return
     with zipfile.ZipFile(path) as archive:
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
-            raise BackboneError(f"weights {path} are a compressed archive; save them with torch.save or safetensors.")
+            raise BackboneError(f"{what} {path} are a compressed archive; save them with torch.save or safetensors.")
 
 
 def _unwrap(loaded: Any, path: Path) -> dict[str, torch.Tensor]:
@@ -105,12 +114,21 @@ def _unwrap(loaded: Any, path: Path) -> dict[str, torch.Tensor]:
 
 
 def _check_tensor(name: str, tensor: torch.Tensor, path: Path) -> None:
+    require_plain(name, tensor, path)
+    if tensor.is_floating_point() and not tensor.float().isfinite().all():
+        raise BackboneError(f"weights {path} have values that are not finite in {name!r}; fetch the file again.")
+
+
+def require_plain(name: str, tensor: torch.Tensor, path: Path, *, what: str = "weights") -> None:
+    """Refuse a tensor that is not dense, or claims more memory than its file has bytes.
+
+    Raises:
+        BackboneError: such a tensor.
+    """
     # A view of stride 0 over one number can claim a terabyte, which the next copy would take.
     plain = tensor.layout is torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
     if not plain or tensor.numel() * tensor.element_size() > path.stat().st_size:
         raise BackboneError(
-            f"weights {path} hold {name!r} in a form that is not {list(tensor.shape)} plain numbers; "
+            f"{what} {path} hold {name!r} in a form that is not {list(tensor.shape)} plain numbers; "
             "save dense tensors alone, best as .safetensors."
         )
-    if tensor.is_floating_point() and not tensor.float().isfinite().all():
-        raise BackboneError(f"weights {path} have values that are not finite in {name!r}; fetch the file again.")

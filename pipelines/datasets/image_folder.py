@@ -12,7 +12,9 @@ from pipelines.datasets.scan import IMAGE_SUFFIXES, SPLITS, Progress, existing_f
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Placed:
+class Placed:
+    """A file and what its folders say of it."""
+
     uri: str
     split: str | None
     class_name: str | None
@@ -39,7 +41,7 @@ def open_image_folder(path: Path, options: DatasetOptions, progress: Progress | 
         raise ManifestError(
             f"no image under {str(path)!r}; files with these endings are read: {' '.join(IMAGE_SUFFIXES)}."
         )
-    placed = _place(uris)
+    placed = place_in_folders(uris)
     found = tuple(sorted({image.class_name for image in placed if image.class_name is not None}, key=str.encode))
     spec = dataset_spec(root, options, found_classes=found)
     unknown = [name for name in found if name not in spec.classes]
@@ -60,12 +62,16 @@ def open_image_folder(path: Path, options: DatasetOptions, progress: Progress | 
     return assemble_dataset(root, rows, spec, options, progress)
 
 
-def _place(uris: Sequence[str]) -> list[_Placed]:
-    """Tell splits from classes by the names of the first folders and by how deep images lie."""
+def place_in_folders(uris: Sequence[str]) -> list[Placed]:
+    """Tell splits from classes by the names of the first folders and by how deep images lie.
+
+    Raises:
+        ManifestError: a layout that mixes forms.
+    """
     parts = {uri: uri.split("/") for uri in uris}
     flat = [uri for uri in uris if len(parts[uri]) == 1]
     if len(flat) == len(uris):
-        return [_Placed(uri=uri, split=None, class_name=None) for uri in uris]
+        return [Placed(uri=uri, split=None, class_name=None) for uri in uris]
     if flat:
         raise ManifestError(
             f"image {flat[0]!r} lies beside folders of images, so it has no class; move it into a folder, or the "
@@ -81,13 +87,13 @@ def _place(uris: Sequence[str]) -> list[_Placed]:
             f"{', '.join(SPLITS)}), or move them elsewhere."
         )
     if not splits:
-        return [_Placed(uri=uri, split=None, class_name=name[0]) for uri, name in parts.items()]
+        return [Placed(uri=uri, split=None, class_name=name[0]) for uri, name in parts.items()]
     shallow = [uri for uri in uris if len(parts[uri]) == 2]
     if shallow and len(shallow) != len(uris):
         raise ManifestError(
             f"image {shallow[0]!r} lies directly in a split, others in class folders; move it into its class folder."
         )
     return [
-        _Placed(uri=uri, split=SPLITS[name[0].lower()], class_name=None if shallow else name[1])
+        Placed(uri=uri, split=SPLITS[name[0].lower()], class_name=None if shallow else name[1])
         for uri, name in parts.items()
     ]

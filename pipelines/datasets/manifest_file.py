@@ -22,7 +22,7 @@ from pipelines.views import resize_target, tile_box
 MAX_TABLE_BYTES = 8 << 30
 _ROWS_PER_BATCH = 8192
 _VALUE_BYTES = 8
-_CONTENT_KEY = re.compile(r"[0-9a-f]{64}|stat:[0-9]{1,20}-[0-9]{1,20}")
+CONTENT_KEY = re.compile(r"[0-9a-f]{64}|stat:[0-9]{1,20}-[0-9]{1,20}|uri:[0-9a-f]{64}")
 
 
 def open_manifest_file(path: Path, options: DatasetOptions, progress: Progress | None = None) -> Dataset:
@@ -48,14 +48,14 @@ def open_manifest_file(path: Path, options: DatasetOptions, progress: Progress |
     rows: list[Row] = table.to_pylist()
     for index, row in enumerate(rows):
         try:
-            _check_row(row)
+            check_row(row)
         except ManifestError as error:
             raise ManifestError(f"{path}, {_place(lines, index)}: {error}") from error
     spec = _with_class_names(dataset_spec(path.parent, options), table)
     if options.tile is not None and any(row.get("tile") is not None for row in rows):
         raise ManifestError(f"{path} has tiles of its own; leave out --tile {options.tile}, or the column 'tile'.")
     dataset = assemble_dataset(root, rows, spec, options, progress)
-    _check_views(dataset.table, {row["view_id"] for row in rows if row.get("view_id")})
+    check_views(dataset.table, {row["view_id"] for row in rows if row.get("view_id")})
     return dataset
 
 
@@ -148,11 +148,16 @@ def _without_dictionaries(column: pa.Array) -> pa.Array:
     return pa.StructArray.from_arrays(parts, names, mask=column.is_null())
 
 
-def _check_row(row: Row) -> None:
-    if row["uri"] is None:
+def check_row(row: Row) -> None:
+    """Hold a row of a user's to the rules that its types do not say.
+
+    Raises:
+        ManifestError: no uri, or a content key, label, tile or transform that cannot be.
+    """
+    if row.get("uri") is None:
         raise ManifestError("a row has no uri; every view needs its image's path.")
     key = row.get("image_sha256")
-    if key is not None and not _CONTENT_KEY.fullmatch(key):
+    if key is not None and not CONTENT_KEY.fullmatch(key):
         raise ManifestError(
             f"image_sha256 {key!r} of {row['uri']!r}: write 64 lower-case hexadecimal digits, or "
             "'stat:<bytes>-<mtime in ns>', or leave it empty to have it computed."
@@ -186,7 +191,12 @@ def _with_class_names(spec: DatasetSpec, table: pa.Table) -> DatasetSpec:
     return spec
 
 
-def _check_views(table: pa.Table, given: set[str]) -> None:
+def check_views(table: pa.Table, given: set[str]) -> None:
+    """Refuse view ids that are not those of their views, and a view that stands there twice.
+
+    Raises:
+        ManifestError: names the first.
+    """
     made = table["view_id"].to_pylist()
     wrong = given - set(made)
     if wrong:

@@ -51,8 +51,8 @@ def read_text_table(path: Path, types: Mapping[str, pa.DataType], *, ignore_othe
         ignore_others: pass over columns that are not known, instead of refusing them.
 
     Raises:
-        ManifestError: over the bounds, not UTF-8, a line that is not of the form, a column that is not known, or a value
-            of the wrong type; with the number of the line.
+        ManifestError: over the bounds, not UTF-8, a line that is not of the form, a column that is not known, or a
+            value of the wrong type; with the number of the line.
     """
     size_bytes = path.stat().st_size
     if size_bytes > MAX_FILE_BYTES:
@@ -105,7 +105,9 @@ class _Reader:
                 elif cells:  # an empty line is no row
                     yield reader.line_num, self._csv_row(names, cells, reader.line_num)
         except csv.Error as error:
-            raise self._wrong(reader.line_num, f"is not CSV ({error}); quote texts that hold quotes or commas") from error
+            raise self._wrong(
+                reader.line_num, f"is not CSV ({error}); quote texts that hold quotes or commas"
+            ) from error
 
     def _csv_row(self, names: list[str], cells: list[str], line: int) -> Cells:
         if len(cells) != len(names):
@@ -126,11 +128,14 @@ class _Reader:
             except CorruptError as error:
                 raise self._wrong(line, f"is not one JSON object: {str(error).partition('. ')[0]}") from error
             self._check_names(list(value), line)
-            yield line, {
-                name: self._typed(name, item, line)
-                for name, item in value.items()
-                if item is not None and name in self._types
-            }
+            yield (
+                line,
+                {
+                    name: self._typed(name, item, line)
+                    for name, item in value.items()
+                    if item is not None and name in self._types
+                },
+            )
 
     def _check_names(self, names: list[str], line: int) -> None:
         unknown = [name for name in names if name not in self._types]

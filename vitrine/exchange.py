@@ -1,0 +1,129 @@
+"""Imports and exports as a user sees them: a bar while they run, and a line that says what came of it."""
+
+import contextlib
+import re
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from pipelines.datasets import DatasetOptions
+from pipelines.imports import (
+    ImportOptions,
+    ImportOutcome,
+    ImportStatement,
+    import_vectors,
+    imported_dataset,
+    open_vectors,
+)
+from vitrine import exits
+from vitrine.output import console, print_json, size
+from vitrine.questions import UsageError
+
+Told = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportWords:
+    """What a user wrote of a source; see `vitrine import --help`."""
+
+    source: str
+    rows: Path | None
+    column: tuple[str, ...]
+    root: Path | None
+    vectors: str | None
+    grid: str | None
+    prefix_tokens: int
+    batched: bool
+    name: str | None
+    classes: str | None
+    void: int | None
+
+    def options(self) -> ImportOptions:
+        """How the source is to be read.
+
+        Raises:
+            UsageError: a --column that is not NAME=OTHER.
+        """
+        pairs = [word.partition("=") for word in self.column]
+        wrong = [word for word, (left, _, right) in zip(self.column, pairs, strict=True) if not left or not right]
+        if wrong:
+            raise UsageError(f"--column {wrong[0]!r}: write a manifest's column, =, and the table's, e.g. uri=path.")
+        return ImportOptions(
+            rows=self.rows,
+            columns={left: right for left, _, right in pairs},
+            vectors=self.vectors,
+            prefix_tokens=self.prefix_tokens,
+            batched=self.batched,
+            root=self.root,
+        )
+
+    def lattice(self) -> tuple[int, int] | None:
+        """The stated grid.
+
+        Raises:
+            UsageError: not HEIGHTxWIDTH.
+        """
+        if self.grid is None:
+            return None
+        match = re.fullmatch(r"([1-9]\d{0,4})[xX]([1-9]\d{0,4})", self.grid)
+        if match is None:
+            raise UsageError(f"--grid {self.grid!r}: write height x width in patches, e.g. 16x16.")
+        return int(match[1]), int(match[2])
+
+
+def run_import(words: ImportWords, *, model: str, layer: int, fit: str, storage: str, store: str, json: bool) -> int:
+    """Read, check, store and report; returns the exit code."""
+    statement = ImportStatement(model=model, layer=layer, grid=words.lattice(), fit=fit, storage=storage)
+    options = DatasetOptions(
+        name=words.name, classes=tuple(words.classes.split(",")) if words.classes else None, void=words.void
+    )
+    with bar(quiet=json) as told:
+        vectors = open_vectors(words.source, words.options())
+        imported = imported_dataset(
+            vectors, options, root=words.root, progress=lambda done, total: told("images", done, total)
+        )
+        outcome = import_vectors(vectors, imported, statement, store=store, progress=told)
+    code = _code_of(outcome)
+    if json:
+        print_json({**outcome.to_json(), "exit_code": code})
+    elif not outcome.interrupted:
+        _print_import(outcome)
+    if outcome.interrupted:
+        stands = f"{outcome.committed + outcome.already} of {outcome.total} shards" if outcome.total else "no shard"
+        print(f"vitrine: interrupted, {stands} committed; run the same command to go on", file=sys.stderr)
+    return code
+
+
+def _code_of(outcome: ImportOutcome) -> int:
+    if outcome.interrupted:
+        return 128 + outcome.interrupted
+    return exits.INCOMPLETE if outcome.invalid else exits.DONE
+
+
+def _print_import(outcome: ImportOutcome) -> None:
+    out = console()
+    if outcome.invalid:
+        counts = ", ".join(f"{count} {reason}" for reason, count in sorted(outcome.invalid.items()))
+        out.print(f"invalid rows: {counts}, the first is {outcome.first_invalid!r}", markup=False)
+    done = "done already, nothing to write" if not outcome.committed else f"{outcome.committed} now"
+    out.print(
+        f"{outcome.feature_set}: {outcome.rows} rows, {outcome.committed + outcome.already} of {outcome.total} shards "
+        f"committed ({done}), {size(outcome.stored_bytes)}",
+        markup=False,
+    )
+
+
+@contextlib.contextmanager
+def bar(*, quiet: bool) -> Iterator[Told]:
+    """A bar on a terminal's standard error, which follows what it is told; nothing elsewhere."""
+    err = console(stderr=True)
+    if quiet or not err.is_terminal:
+        yield lambda _stage, _done, _total: None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=err, transient=True) as shown:
+        task = shown.add_task("reading", total=None)
+        yield lambda stage, done, total: shown.update(task, description=stage, completed=done, total=total)
