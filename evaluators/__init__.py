@@ -3,6 +3,7 @@
 from evaluators.answers import Answer, Question, ask, question
 from evaluators.knn import KNN_REVISION, KnnParameters, evaluate_knn, evaluate_knn_for, predict_knn
 from evaluators.linear_probe import LINEAR_REVISION, LinearParameters, evaluate_linear
+from evaluators.nearest import NearestRows, nearest, stored_query
 from evaluators.probe_input import Subject
 from evaluators.prune import drop_listed, drop_random, drop_top_variance
 from evaluators.results import ImageScores, ProbeResult, SegmentationScores, VarianceResult
@@ -16,6 +17,7 @@ __all__ = [
     "ImageScores",
     "KnnParameters",
     "LinearParameters",
+    "NearestRows",
     "ProbeResult",
     "Question",
     "SegmentationScores",
@@ -30,6 +32,8 @@ __all__ = [
     "evaluate_knn_for",
     "evaluate_linear",
     "evaluate_variance",
+    "nearest",
     "predict_knn",
     "question",
+    "stored_query",
 ]

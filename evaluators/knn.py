@@ -12,12 +12,10 @@ from evaluators.neighbors import Backend, Metric, majority_vote, search
 from evaluators.probe_input import ProbeInput, Subject
 from evaluators.results import ProbeResult
 from evaluators.segmentation import Scorer
+from evaluators.token_stream import BANK_BLOCK_TOKENS, QUERY_BLOCK_TOKENS, joined_blocks
 from feature_store import FeatureSet, Selection
 
 KNN_REVISION = 1
-# Sixty-four thousand bank tokens against sixteen thousand queries: the sizes at which the matrix product is fastest.
-_BANK_BLOCK_TOKENS = 65_536
-_QUERY_BLOCK_TOKENS = 16_384
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,8 +129,8 @@ def _predictions(
     mapping = probe.standardising if parameters.standardise else probe.selecting
     bank_labels = probe.labels(probe.train_rows)
     nearest = search(
-        lambda: _mapped(probe, probe.train_rows, mapping, _BANK_BLOCK_TOKENS),
-        _mapped(probe, rows, mapping, _QUERY_BLOCK_TOKENS),
+        lambda: _mapped(probe, probe.train_rows, mapping, BANK_BLOCK_TOKENS),
+        _mapped(probe, rows, mapping, QUERY_BLOCK_TOKENS),
         k=max(ks),
         metric=parameters.metric,
         backend=backend,
@@ -149,18 +147,5 @@ def _mapped(
     probe: ProbeInput, rows: np.ndarray[Any, np.dtype[np.int64]], mapping: FeatureMap, block_tokens: int
 ) -> Iterator[Float32[np.ndarray, "tokens features"]]:
     """Tokens ready for the search, joined to blocks of about `block_tokens`, whole rows each."""
-    waiting: list[np.ndarray[Any, Any]] = []
-    n_waiting = 0
     rows_per_block = max(1, block_tokens // probe.tokens_per_row)
-    limit = rows_per_block * probe.tokens_per_row
-    for _, stored in probe.stored_blocks(rows):
-        mapped = mapping.apply(stored)
-        while n_waiting + len(mapped) >= limit:
-            taken = limit - n_waiting
-            yield np.concatenate([*waiting, mapped[:taken]]) if waiting else mapped[:taken]
-            waiting, n_waiting, mapped = [], 0, mapped[taken:]
-        if len(mapped):
-            waiting.append(mapped)
-            n_waiting += len(mapped)
-    if waiting:
-        yield np.concatenate(waiting)
+    return joined_blocks(probe.stored_blocks(rows), mapping, rows_per_block * probe.tokens_per_row)

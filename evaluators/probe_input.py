@@ -10,18 +10,16 @@ from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from jaxtyping import Float, Int64
 
 from evaluators.feature_map import FeatureMap, standardising
 from evaluators.moments import Moments, stream_moments
 from evaluators.scores import patch_labels
-from evaluators.tensors import as_tensor
-from feature_store import FeatureSet, Selection, StoreError, TokenKind
+from evaluators.token_stream import stored_tokens
+from feature_store import FeatureSet, Selection, StoreError
 
 On = Literal["auto", "patches", "cls", "mean"]
 _TEST_SPLITS = ("test", "val", "validation")
-_KIND_READ: dict[str, TokenKind] = {"patches": "patches", "mean": "patches", "cls": "cls"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,15 +100,10 @@ class ProbeInput:
             rows: ascending row numbers.
             block_bytes: about how much is read at a time.
 
-        Yields:
-            (rows of the block, tokens [rows * tokens_per_row, features]).
+        Returns:
+            An iterator over (rows of the block, tokens [rows * tokens_per_row, features]).
         """
-        kind = _KIND_READ[self.on]
-        for block_rows, block in self.features.iter_blocks(self.layer, kind, rows=rows, block_bytes=block_bytes):
-            if self.on == "mean":
-                yield block_rows, _mean_over_patches(block)
-            else:
-                yield block_rows, block.reshape(-1, block.shape[-1])
+        return stored_tokens(self.features, rows, on=self.on, layer=self.layer, block_bytes=block_bytes)
 
     def labels(self, rows: Int64[np.ndarray, " rows"]) -> Int64[np.ndarray, " tokens"]:
         """The class of every token of some rows, in the order of `stored_blocks`; void is `n_classes`."""
@@ -232,8 +225,3 @@ def _crop_keeps_all(features: FeatureSet) -> bool:
     if features.spec.identity.preprocessing.get("crop_fraction") != 1.0:
         return False
     return features.masks.all_square
-
-
-def _mean_over_patches(block: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.float32]]:
-    mean: np.ndarray[Any, np.dtype[np.float32]] = as_tensor(block).to(torch.float32).mean(dim=1).numpy()
-    return mean

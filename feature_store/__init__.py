@@ -7,6 +7,7 @@ from feature_store.errors import (
     IdentityMismatchError,
     IncompleteError,
     ManifestError,
+    QueryError,
     SelectionError,
     ShardError,
     StoreError,
@@ -14,6 +15,7 @@ from feature_store.errors import (
 )
 from feature_store.identity import FeatureSetSpec, Identity, TokenKind
 from feature_store.manifest import DatasetSpec, annotations_digest, manifest_table, mask_digest, view_id, views_digest
+from feature_store.query import FeatureRows, RowQueries
 from feature_store.reader import FeatureSet, FeatureStore, open_store
 from feature_store.receipts import InvalidRow, Receipt, StoredObject
 from feature_store.selections import Selection, dropping, read_selection, selection_names, write_selection
@@ -23,6 +25,7 @@ from feature_store.writer import create_feature_set, create_store, write_shard
 __all__ = [
     "CorruptError",
     "DatasetSpec",
+    "FeatureRows",
     "FeatureSet",
     "FeatureSetSpec",
     "FeatureStore",
@@ -31,7 +34,9 @@ __all__ = [
     "IncompleteError",
     "InvalidRow",
     "ManifestError",
+    "QueryError",
     "Receipt",
+    "RowQueries",
     "Selection",
     "SelectionError",
     "Shard",

@@ -4,8 +4,8 @@ Labels, boxes and splits are columns of the manifest; masks stand beside it, see
 """
 
 import io
-from collections.abc import Iterable
-from contextlib import closing
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -31,6 +31,7 @@ from feature_store.records import Fields, read_record, write_record
 RECORD_FILE = "dataset.json"
 MANIFEST_FILE = "manifest.parquet"
 ANNOTATIONS = "annotations.zarr"
+_ROWS_PER_BATCH = 1 << 17
 _REMEDY = "Move its folder away and run the same `vitrine extract` again, which writes it anew."
 
 
@@ -204,10 +205,36 @@ def read_manifest(root: ObjectRoot, dataset: StoredDataset, columns: list[str] |
         ManifestError: no manifest has such a column.
         CorruptError: missing, not Parquet, changed after it was written, or not of the manifest's schema.
     """
-    unknown = sorted(set(columns or ()) - set(MANIFEST_SCHEMA.names))
+    names = _known(MANIFEST_SCHEMA.names if columns is None else columns)
+    with _manifest_file(root, dataset) as file:
+        table = file.read(columns=names).select(names)
+        table.validate(full=True)
+    return table
+
+
+def manifest_batches(root: ObjectRoot, dataset: StoredDataset, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    """Columns of a dataset's manifest in row order, batch by batch; other columns are not read.
+
+    Raises:
+        ManifestError, CorruptError: as for `read_manifest`.
+    """
+    names = _known(columns)
+    with _manifest_file(root, dataset) as file:
+        for batch in file.iter_batches(_ROWS_PER_BATCH, columns=names):
+            batch.validate(full=True)
+            yield batch.select(names)
+
+
+def _known(columns: list[str]) -> list[str]:
+    unknown = sorted(set(columns) - set(MANIFEST_SCHEMA.names))
     if unknown:
         raise ManifestError(f"a manifest has no columns {unknown}; it has {', '.join(MANIFEST_SCHEMA.names)}.")
-    expected = pa.schema([MANIFEST_SCHEMA.field(name) for name in columns or MANIFEST_SCHEMA.names])
+    return columns
+
+
+@contextmanager
+def _manifest_file(root: ObjectRoot, dataset: StoredDataset) -> Iterator[pq.ParquetFile]:
+    """The manifest's file, held to the dataset's record; whatever goes wrong while it is read is a CorruptError."""
     path = f"{dataset.folder}/{MANIFEST_FILE}"
     local = root.local_path(path)
     try:
@@ -218,14 +245,12 @@ def read_manifest(root: ObjectRoot, dataset: StoredDataset, columns: list[str] |
                 raise CorruptError(f"{path} has {file.metadata.num_rows} rows, not {dataset.n_rows}. {_REMEDY}")
             if not file.schema_arrow.equals(MANIFEST_SCHEMA):
                 raise CorruptError(f"{path} has not the columns of a manifest. {_REMEDY}")
-            table = file.read(columns=expected.names).select(expected.names)
-        table.validate(full=True)
+            yield file
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
         if isinstance(error, CorruptError):
             raise
         # Some of Arrow's messages end in a line break.
         raise CorruptError(f"{path} cannot be read ({' '.join(str(error).split())}). {_REMEDY}") from error
-    return table
 
 
 def open_masks(root: ObjectRoot, dataset: StoredDataset) -> MaskReader:

@@ -7,7 +7,8 @@ StoreError
 ├── ShardError               (ValueError)          rows that do not make a whole shard, or a bad shard object
 ├── IncompleteError          (RuntimeError)        a question to a feature set that lacks shards
 ├── CorruptError             (ValueError)          a file of the store that does not say what it must
-└── SelectionError           (ValueError)          a selection that does not fit
+├── SelectionError           (ValueError)          a selection that does not fit
+└── QueryError               (ValueError)          a question that cannot be asked of any rows
 """
 
 
@@ -45,3 +46,7 @@ class CorruptError(StoreError, ValueError):
 
 class SelectionError(StoreError, ValueError):
     """A selection of features that does not fit the feature set it is used on."""
+
+
+class QueryError(StoreError, ValueError):
+    """A condition, column or choice of patches that cannot be asked for, whatever the rows hold."""

@@ -10,18 +10,18 @@ from jaxtyping import Bool
 
 from feature_store import layout
 from feature_store.arrays import row_bytes, token_layout, valid_layout
-from feature_store.datasets import StoredDataset, dataset_in_force, open_masks, read_manifest
+from feature_store.datasets import StoredDataset, dataset_in_force, open_masks
 from feature_store.errors import CorruptError, IncompleteError, StoreError, StoreNotFoundError
 from feature_store.identity import FeatureSetSpec, TokenKind
 from feature_store.masks import MaskReader
 from feature_store.objects import ObjectRoot, crc32c
+from feature_store.query.patches import PatchChoice, n_chosen, patch_numbers
+from feature_store.query.rows import BLOCK_BYTES, RowQueries
 from feature_store.receipts import InvalidRow, Receipt
 from feature_store.roots import open_root
 from feature_store.shards import Shard, missing_shards, shards_of
 from feature_store.token_reader import RowNumbers, Rows, TokenReader
 from feature_store.writer import check_store, committed_receipts, read_spec
-
-_BLOCK_BYTES = 32 << 20
 
 
 def open_store(url: str) -> "FeatureStore":
@@ -95,7 +95,7 @@ def _fits(full: str, name: str) -> bool:
     return name in dataset_names or (dataset_fits and (wanted_model in {model, model_name} or digest_fits))
 
 
-class FeatureSet:
+class FeatureSet(RowQueries):
     """Everything that one (dataset, model, settings) run produced.
 
     Attributes:
@@ -199,10 +199,18 @@ class FeatureSet:
         """The masks of the views."""
         return open_masks(self.root, self.dataset)
 
-    def column(self, name: str) -> list[Any]:
-        """One column of the manifest, a value a row."""
-        values: list[Any] = read_manifest(self.root, self.dataset, [name])[name].to_pylist()
-        return values
+    @property
+    def features(self) -> "FeatureSet":
+        """Itself: every row is asked; see `where` for some of them."""
+        return self
+
+    @property
+    def rows(self) -> RowNumbers:
+        """All row numbers, those without tokens among them."""
+        return np.arange(self.spec.n_rows)
+
+    def __len__(self) -> int:
+        return self.spec.n_rows
 
     def rows_of_split(self, split: str | None) -> RowNumbers:
         """The valid rows of a split, ascending; of the whole feature set for None."""
@@ -231,6 +239,7 @@ class FeatureSet:
         layer: int | str = "last",
         kind: TokenKind = "patches",
         rows: Sequence[int] | slice | np.ndarray[Any, Any] | None = None,
+        patches: PatchChoice | None = None,
     ) -> Rows:
         """Tokens of some rows, as one new array.
 
@@ -238,6 +247,9 @@ class FeatureSet:
             layer: a block number counted from 1, or `last`.
             kind: `patches`, `cls` or `registers`.
             rows: row numbers in any order, a slice, or None for all. Ask for what fits in memory; stream the rest.
+            patches: patch numbers in any order (row-major over the grid), a slice of them, or a mask of booleans of
+                shape [patches] or [grid height, grid width]; None for all. Of a local disk nothing else is read;
+                behind a URL the least that is read is a chunk of 8 rows.
 
         Returns:
             [rows, patches, features], [rows, features] or [rows, registers, features] in the storage dtype; rows that
@@ -245,6 +257,7 @@ class FeatureSet:
 
         Raises:
             StoreError: the layer or kind is not stored.
+            QueryError: patches that do not exist, or of another token kind.
             IncompleteError: a row lies in a shard that is not committed.
             CorruptError: what stands there is not what the feature set declares.
             IndexError: a row does not exist; none counts from the end.
@@ -253,7 +266,19 @@ class FeatureSet:
         wanted = self._row_numbers(slice(None) if rows is None else rows)
         reader = self._reader(layer, kind)
         self._require_committed(wanted)
-        return reader.gather(wanted)
+        return reader.gather(wanted, patch_numbers(self.spec, kind, patches))
+
+    def require_readable(self, layer: int | str, kind: TokenKind, rows: RowNumbers) -> TokenReader:
+        """The reader of one array, after making sure that these rows of it are there.
+
+        Raises:
+            StoreError: the layer or kind is not stored.
+            IncompleteError: a row lies in a shard that is not committed, and the feature set was not opened as partial.
+        """
+        reader = self._reader(layer, kind)
+        if not self.partial:
+            self._require_committed(rows)
+        return reader
 
     def iter_blocks(
         self,
@@ -261,13 +286,15 @@ class FeatureSet:
         kind: TokenKind = "patches",
         *,
         rows: np.ndarray[Any, Any] | None = None,
-        block_bytes: int = _BLOCK_BYTES,
+        patches: PatchChoice | None = None,
+        block_bytes: int = BLOCK_BYTES,
     ) -> Iterator[tuple[RowNumbers, Rows]]:
         """Valid rows in ascending order, block by block, in memory bounded by `block_bytes`.
 
         Args:
             layer, kind: as in `read`.
             rows: the rows wanted, ascending; None for all. Rows that are not valid are left out.
+            patches: as in `read`.
             block_bytes: how large a block may be; at least one row. No block crosses a shard.
 
         Returns:
@@ -281,15 +308,17 @@ class FeatureSet:
             TypeError: `rows` holds no row numbers.
             CorruptError: while iterating, a local object does not have the checksum that its receipt states.
         """
-        reader = self._reader(layer, kind)
         wanted = self._row_numbers(slice(None) if rows is None else rows)
         if (np.diff(wanted) <= 0).any():
             raise IndexError("the rows of iter_blocks must ascend, each once; sort them, or use read().")
-        if not self.partial:
-            self._require_committed(wanted)
-        max_rows = max(1, block_bytes // token_layout(self.spec, kind).row_bytes)
+        reader = self.require_readable(layer, kind, wanted)
+        chosen = patch_numbers(self.spec, kind, patches)
+        row_bytes = token_layout(self.spec, kind).row_bytes
+        if chosen is not None:
+            row_bytes = row_bytes * n_chosen(self.spec, chosen) // self.spec.n_patches
         array = layout.token_array(self.folder, self.layer_number(layer), kind)
-        return self._intact(reader.blocks(wanted[self.valid[wanted]], max_rows), array)
+        blocks = reader.blocks(wanted[self.valid[wanted]], max(1, block_bytes // row_bytes), chosen)
+        return self._intact(blocks, array)
 
     def _intact(self, blocks: Iterator[tuple[RowNumbers, Rows]], array: str) -> Iterator[tuple[RowNumbers, Rows]]:
         """The blocks, each after its shard was held to its receipt's checksum; once for each opened feature set."""

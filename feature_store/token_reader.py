@@ -22,6 +22,7 @@ from feature_store.zarr_metadata import require_metadata
 
 Rows: TypeAlias = Shaped[np.ndarray, "rows ..."]
 RowNumbers: TypeAlias = Int64[np.ndarray, " rows"]
+Items: TypeAlias = slice | Int64[np.ndarray, " items"]
 
 
 class TokenReader:
@@ -50,8 +51,12 @@ class TokenReader:
                 "same `vitrine extract` again."
             ) from error
 
-    def blocks(self, rows: RowNumbers, max_rows: int) -> Iterator[tuple[RowNumbers, Rows]]:
+    def blocks(self, rows: RowNumbers, max_rows: int, items: Items | None = None) -> Iterator[tuple[RowNumbers, Rows]]:
         """Ascending rows, in blocks of at most `max_rows` that never cross a shard.
+
+        Args:
+            rows, max_rows: as said.
+            items: positions on the axis behind the rows (patches, mostly); None for all.
 
         Yields:
             (row numbers [n], rows [n, ...] in the storage dtype). Consecutive rows of a mapped shard are a read-only
@@ -63,16 +68,20 @@ class TokenReader:
             body = self._open_shard(shard)
             for begin in range(0, len(of_shard), max_rows):
                 wanted = of_shard[begin : begin + max_rows]
-                yield wanted, body[_as_slice(wanted - shard.start)]
+                yield wanted, _taken(body, _as_slice(wanted - shard.start), items)
 
-    def gather(self, rows: RowNumbers) -> Rows:
-        """The given rows, in the order given, as a new array."""
-        gathered = np.empty((len(rows), *self._layout.row_shape), dtype=self._layout.dtype)
+    def gather(self, rows: RowNumbers, items: Items | None = None) -> Rows:
+        """The given rows, in the order given, as a new array; of each the `items` on its first axis, or all."""
+        shape = self._layout.row_shape
+        if items is not None:
+            shape = (np.empty(shape[0], dtype=bool)[items].size, *shape[1:])
+        gathered = np.empty((len(rows), *shape), dtype=self._layout.dtype)
         shard_of_row = rows // self._layout.rows_per_shard
         for index in np.unique(shard_of_row):
             shard = self._shards[index]
             places = np.flatnonzero(shard_of_row == index)
-            gathered[_as_slice(places)] = self._open_shard(shard)[_as_slice(rows[places] - shard.start)]
+            body = self._open_shard(shard)
+            gathered[_as_slice(places)] = _taken(body, _as_slice(rows[places] - shard.start), items)
         return gathered
 
     def _open_shard(self, shard: Shard) -> "Rows | _ZarrRows":
@@ -108,6 +117,17 @@ def _as_slice(numbers: RowNumbers) -> slice | RowNumbers:
     return slice(int(numbers[0]), int(numbers[-1]) + 1) if consecutive else numbers
 
 
+def _taken(body: "Rows | _ZarrRows", rows: slice | RowNumbers, items: Items | None) -> Rows:
+    """Rows of a shard, and of each the items asked for; of a map nothing else is touched."""
+    if isinstance(body, _ZarrRows):
+        return body.take(rows, items)
+    if items is None:
+        return body[rows]
+    if isinstance(rows, slice) or isinstance(items, slice):
+        return body[rows, items]
+    return body[np.ix_(rows, items)]
+
+
 class _ZarrRows:
     """The rows of one shard through zarr-python, chunk by chunk; never a whole large array."""
 
@@ -115,15 +135,22 @@ class _ZarrRows:
         self._array = array
         self._shard = shard
 
-    def __getitem__(self, rows: slice | RowNumbers) -> Rows:
-        if isinstance(rows, slice):
+    def take(self, rows: slice | RowNumbers, items: Items | None) -> Rows:
+        """Some rows, and of each some items; what is not asked for is dropped chunk by chunk."""
+        if items is None and isinstance(rows, slice):
             return self._read(rows.start, rows.stop)
-        found = np.empty((len(rows), *self._array.shape[1:]), dtype=self._array.dtype)
-        chunk_of_row = rows // ROWS_PER_CHUNK
+        numbers = np.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows
+        found: Rows | None = None
+        chunk_of_row = numbers // ROWS_PER_CHUNK
         for chunk in np.unique(chunk_of_row):
             places = np.flatnonzero(chunk_of_row == chunk)
             start = int(chunk) * ROWS_PER_CHUNK
-            found[places] = self._read(start, min(start + ROWS_PER_CHUNK, self._shard.n_rows))[rows[places] - start]
+            values = self._read(start, min(start + ROWS_PER_CHUNK, self._shard.n_rows))[numbers[places] - start]
+            values = values if items is None else values[:, items]
+            if found is None:
+                found = np.empty((len(numbers), *values.shape[1:]), dtype=values.dtype)
+            found[places] = values
+        assert found is not None, "a shard is opened for at least one row"
         return found
 
     def _read(self, start: int, stop: int) -> Rows:

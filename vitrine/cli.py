@@ -1,11 +1,14 @@
 """The command line: parse, call one function, show. Commands import what they need when they are called."""
 
+from collections.abc import Callable
+
 import typer
 
 from vitrine.demo_command import demo
 from vitrine.exchange_commands import import_vectors
 from vitrine.extract_command import extract
 from vitrine.probe_commands import knn, linear, prune, variance
+from vitrine.query_commands import query
 from vitrine.store_commands import ls, results, show
 from vitrine.upkeep_commands import verify
 
@@ -17,6 +20,19 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (extract, ls, show, variance, prune, knn, linear, results, verify, demo):
-    app.command()(command)
-app.command("import")(import_vectors)
+COMMANDS: dict[str, Callable[..., None]] = {
+    "extract": extract,
+    "import": import_vectors,
+    "ls": ls,
+    "show": show,
+    "query": query,
+    "variance": variance,
+    "prune": prune,
+    "knn": knn,
+    "linear": linear,
+    "results": results,
+    "verify": verify,
+    "demo": demo,
+}
+for name, command in COMMANDS.items():
+    app.command(name)(command)

@@ -13,6 +13,7 @@ _USAGE_ERRORS = {
     "ImportRefusedError",
     "ManifestError",
     "PlanError",
+    "QueryError",
     "SelectionError",
     "UsageError",
 }

@@ -343,7 +343,7 @@ def test_an_empty_store_says_that_it_is_empty(store_url: str) -> None:
 
 def test_one_column_of_the_manifest_is_read(features: FeatureSet) -> None:
     assert features.column("uri") == [f"images/{row:03d}.png" for row in range(_N_ROWS)]
-    with pytest.raises(StoreError, match=r"a manifest has no columns \['lable'\]; it has view_id, "):
+    with pytest.raises(StoreError, match=r"there are no columns \['lable'\], only row, valid, class_name, view_id, "):
         features.column("lable")
     train = [row for row in range(30) if row not in _INVALID]
     assert features.rows_of_split("train").tolist() == train

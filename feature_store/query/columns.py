@@ -1,0 +1,123 @@
+"""The columns that a condition, a table or a coordinate may name: the manifest's, and three that come with the rows.
+
+| column | meaning |
+| --- | --- |
+| `row` | the row's number, its address in every array |
+| `valid` | whether the row has tokens |
+| `class_name` | the name of the label's class; null without a label, and for void |
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from feature_store.datasets import manifest_batches
+from feature_store.errors import QueryError
+from feature_store.manifest import MANIFEST_SCHEMA
+from feature_store.token_reader import RowNumbers
+
+if TYPE_CHECKING:
+    import feature_store.reader
+
+ADDED_FIELDS = (pa.field("row", pa.int64()), pa.field("valid", pa.bool_()), pa.field("class_name", pa.string()))
+_ROWS_PER_BATCH = 1 << 17
+COLUMNS = pa.schema([*ADDED_FIELDS, *MANIFEST_SCHEMA])
+
+
+def column_schema(names: Sequence[str]) -> pa.Schema:
+    """The Arrow schema of some columns, in the order given.
+
+    Raises:
+        QueryError: there is no such column, or one is named twice.
+    """
+    unknown = sorted(set(names) - set(COLUMNS.names))
+    if unknown:
+        raise QueryError(f"there are no columns {unknown}, only {', '.join(COLUMNS.names)}.")
+    if len(set(names)) != len(names):
+        raise QueryError(f"columns {list(names)} name one twice; name each once.")
+    return pa.schema([COLUMNS.field(name) for name in names])
+
+
+def column_batches(
+    features: "feature_store.reader.FeatureSet", names: Sequence[str], rows: RowNumbers | None = None
+) -> Iterator[pa.RecordBatch]:
+    """Columns of some rows, batch by batch; no other column is read.
+
+    Args:
+        features: the feature set.
+        names: of the columns.
+        rows: ascending; None for all.
+
+    Yields:
+        Batches in the order of rows; their row counts add up to the rows asked for.
+
+    Raises:
+        QueryError: there is no such column.
+        CorruptError: the manifest cannot be read, or was changed.
+    """
+    schema = column_schema(names)
+    first = 0
+    for n_rows, batch in _stored(features, names):
+        stop = first + n_rows
+        numbers = np.arange(first, stop)
+        if rows is not None:
+            numbers = rows[slice(*np.searchsorted(rows, [first, stop]))]
+        places = None if len(numbers) == n_rows else pa.array(numbers - first)
+        first = stop
+        if len(numbers):
+            chosen = batch if places is None else {name: column.take(places) for name, column in batch.items()}
+            arrays = [_column(features, chosen, numbers, name) for name in names]
+            yield pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def _stored(
+    features: "feature_store.reader.FeatureSet", names: Sequence[str]
+) -> Iterator[tuple[int, dict[str, pa.Array]]]:
+    """The manifest's columns behind `names`, as row counts with arrays; where there are none, no file is opened."""
+    behind = ["label" if name == "class_name" else name for name in names]
+    stored = list(dict.fromkeys(name for name in behind if name in MANIFEST_SCHEMA.names))
+    if stored:
+        for batch in manifest_batches(features.root, features.dataset, stored):
+            yield batch.num_rows, dict(zip(stored, batch.columns, strict=True))
+    else:
+        for start in range(0, features.spec.n_rows, _ROWS_PER_BATCH):
+            yield min(_ROWS_PER_BATCH, features.spec.n_rows - start), {}
+
+
+def _column(
+    features: "feature_store.reader.FeatureSet", stored: dict[str, pa.Array], rows: RowNumbers, name: str
+) -> pa.Array:
+    if name == "row":
+        return pa.array(rows)
+    if name == "valid":
+        return pa.array(features.valid[rows])
+    if name == "class_name":
+        return _class_names(stored["label"], features.dataset.spec.classes)
+    return stored[name]
+
+
+def _class_names(labels: pa.Array, classes: Sequence[str]) -> pa.Array:
+    named = pc.and_(pc.greater_equal(labels, 0), pc.less(labels, len(classes)))
+    return pa.array(classes, pa.string()).take(pc.if_else(named, labels, pa.scalar(None, labels.type)))
+
+
+def dense_column(column: Any) -> np.ndarray[Any, Any]:
+    """A column as a NumPy array without nulls, for libraries whose arrays have none.
+
+    Returns:
+        Integers with -1, floats with NaN, booleans with False, and text (as objects) with "" where there is no value.
+
+    Raises:
+        QueryError: a column of lists or structures, which no flat array holds.
+    """
+    kind = column.type
+    if pa.types.is_nested(kind):
+        raise QueryError(f"a column of type {kind} does not fit a flat array; name flat columns, or use to_arrow().")
+    if pa.types.is_string(kind):
+        return np.asarray(pc.fill_null(column, "").to_pylist(), dtype=object)
+    missing = False if pa.types.is_boolean(kind) else -1 if pa.types.is_integer(kind) else float("nan")
+    dense: np.ndarray[Any, Any] = pc.fill_null(column, pa.scalar(missing, kind)).to_numpy(zero_copy_only=False)
+    return dense

@@ -1,0 +1,85 @@
+"""`vitrine query`: rows, their columns and their tokens, chosen by a condition or by nearness."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from vitrine.options import Features, Json, Layer, Partial, SelectionName, Store
+
+
+def query(
+    store: Store,
+    where: Annotated[
+        str | None,
+        typer.Option(
+            help="An SQL condition over the columns of the manifest and row, valid and class_name; all rows without it."
+        ),
+    ] = None,
+    columns: Annotated[
+        str | None, typer.Option(help="Columns, separated by commas; by default row, uri, split, label, class_name.")
+    ] = None,
+    tokens: Annotated[str | None, typer.Option(help="Also the tokens: patches, cls or registers.")] = None,
+    layer: Layer = "last",
+    patches: Annotated[
+        str | None, typer.Option(help="Only these patches of each row, as in 0,1,16-31; row-major over the grid.")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="Write to this .parquet (columns, tokens), .npy (tokens) or .csv (columns)."
+        ),
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many rows the table shows; files get all.")] = 50,
+    nearest: Annotated[
+        str | None,
+        typer.Option(metavar="ROW[:PATCH]", help="Instead: what is nearest to this patch, or to this whole image."),
+    ] = None,
+    k: Annotated[int, typer.Option("-k", "--k", min=1, help="How many --nearest gives.")] = 10,
+    on: Annotated[
+        str | None,
+        typer.Option(help="What --nearest gives: patches for ROW:PATCH; for ROW images by cls (where stored) or mean."),
+    ] = None,
+    metric: Annotated[str, typer.Option(help="Of --nearest: cosine, dot or l2.")] = "cosine",
+    selection: SelectionName = None,
+    features: Features = None,
+    partial: Partial = False,
+    json: Json = False,
+) -> None:
+    """Ask a store for rows: by a condition, or by nearness to one of them.
+
+    Columns: row, valid, class_name, and the manifest's view_id, image_sha256, uri, tile, transform,
+    ground_sample_distance_m, split, label, mask_uri, sequence, frame, objects, source_view_id.
+
+    \b
+    vitrine query features --where "split = 'train' AND label IN (3, 5)"
+    vitrine query features --where "NOT valid" --columns row,uri --json
+    vitrine query features --where "tile.x < 120" --columns uri,tile,label -o rows.csv
+    vitrine query features --where "split = 'test'" --tokens cls -o test.npy
+    vitrine query features --tokens patches --patches 0-15 --layer last -o top.parquet
+    vitrine query features --nearest 12:40 -k 5 --where "split = 'train'" --selection no200
+    vitrine query features --nearest 12 --metric l2 -o nearest.csv
+    """
+    from feature_store import open_store
+    from vitrine.querying import NearestRequest, RowsRequest, answer_nearest, answer_rows
+
+    request: Any
+    if nearest is not None:
+        unused = {"--tokens": tokens, "--patches": patches, "--columns": columns}
+        _refuse([name for name, value in unused.items() if value is not None], "has no meaning with --nearest")
+        request = NearestRequest.parse(nearest, k=k, on=on, metric=metric, selection=selection, layer=layer)
+    else:
+        given = {"--selection": selection, "--on": on}
+        _refuse([name for name, value in given.items() if value is not None], "needs --nearest ROW[:PATCH]")
+        request = RowsRequest.parse(columns, tokens=tokens, layer=layer, patches=patches, limit=limit, output=output)
+    found = open_store(store).features(features, partial=partial)
+    rows = found if where is None else found.where(where)
+    if isinstance(request, NearestRequest):
+        answer_nearest(rows, request, output=output, json=json)
+    else:
+        answer_rows(rows, request, output=output, json=json)
+
+
+def _refuse(options: list[str], reason: str) -> None:
+    if options:
+        raise typer.BadParameter(f"{', '.join(options)} {reason}.")
