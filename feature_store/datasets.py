@@ -236,9 +236,8 @@ def _known(columns: list[str]) -> list[str]:
 def _manifest_file(root: ObjectRoot, dataset: StoredDataset) -> Iterator[pq.ParquetFile]:
     """The manifest's file, held to the dataset's record; whatever goes wrong while it is read is a CorruptError."""
     path = f"{dataset.folder}/{MANIFEST_FILE}"
-    local = root.local_path(path)
+    source = _source(root, path)
     try:
-        source: Any = str(local) if local is not None else io.BytesIO(root.read(path))
         with pq.ParquetFile(source, page_checksum_verification=True) as file:
             # Before any page is opened: a small file can claim any number of rows.
             if file.metadata.num_rows != dataset.n_rows:
@@ -251,6 +250,17 @@ def _manifest_file(root: ObjectRoot, dataset: StoredDataset) -> Iterator[pq.Parq
             raise
         # Some of Arrow's messages end in a line break.
         raise CorruptError(f"{path} cannot be read ({' '.join(str(error).split())}). {_REMEDY}") from error
+
+
+def _source(root: ObjectRoot, path: str) -> Any:
+    """What Arrow opens to read the file at `path`: its name on this disk, or its content."""
+    local = root.local_path(path)
+    if local is not None:
+        return str(local)
+    try:
+        return io.BytesIO(root.read(path))
+    except StoreNotFoundError as error:
+        raise CorruptError(f"{path} is missing. {_REMEDY}") from error
 
 
 def open_masks(root: ObjectRoot, dataset: StoredDataset) -> MaskReader:

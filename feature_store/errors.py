@@ -1,6 +1,7 @@
 """What the store refuses, and how it says so.
 
 StoreError
+├── StorageError             (OSError)             the place behind a URL refuses, or does not answer
 ├── StoreNotFoundError       (FileNotFoundError)   nothing stands there, or no such feature set
 ├── ManifestError            (ValueError)          a manifest breaks its schema or its rules
 ├── IdentityMismatchError    (ValueError)          two runs that must not be mixed
@@ -14,6 +15,17 @@ StoreError
 
 class StoreError(Exception):
     """The base of everything that the store refuses."""
+
+
+class StorageError(StoreError, OSError):
+    """The place behind a URL refuses, or does not answer; every attempt that is worth it was made.
+
+    `errno` says which: EACCES where it refuses, EIO where it keeps failing, EINVAL for what it does not understand.
+    """
+
+    def __str__(self) -> str:
+        # OSError's own form would print "[Errno 13] message".
+        return str(self.strerror)
 
 
 class StoreNotFoundError(StoreError, FileNotFoundError):

@@ -54,6 +54,19 @@ class ObjectRoot:
         """
         raise NotImplementedError
 
+    def read_range(self, path: str, start: int, stop: int) -> bytes:
+        """Bytes `start`:`stop` of an object, all of them.
+
+        Raises:
+            StoreNotFoundError: there is none.
+            CorruptError: it ends before `stop`.
+        """
+        raise NotImplementedError
+
+    def read_ranges(self, path: str, spans: Sequence[tuple[int, int]]) -> Iterator[bytes]:
+        """Several ranges of an object in the order asked for, as `read_range` gives them."""
+        return (self.read_range(path, start, stop) for start, stop in spans)
+
     def size_bytes(self, path: str) -> int | None:
         """The object's size, or None where there is none."""
         raise NotImplementedError
@@ -140,6 +153,21 @@ class LocalRoot(ObjectRoot):
                 return file.read(-1 if max_bytes is None else max_bytes)
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
             raise self.not_found(path) from error
+
+    def read_range(self, path: str, start: int, stop: int) -> bytes:
+        """See `ObjectRoot.read_range`."""
+        try:
+            with self.local_path(path).open("rb") as file:
+                file.seek(start)
+                data = file.read(stop - start)
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+            raise self.not_found(path) from error
+        if len(data) != stop - start:
+            raise CorruptError(
+                f"{self.url}/{path} ends at byte {start + len(data)}, and bytes {start}:{stop} of it are needed: it "
+                "was cut off. Remove it and run the same `vitrine extract` again."
+            )
+        return data
 
     def size_bytes(self, path: str) -> int | None:
         """See `ObjectRoot.size_bytes`; a folder is no object."""

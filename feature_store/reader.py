@@ -187,7 +187,7 @@ class FeatureSet(RowQueries):
         """Whether the row has tokens; False in shards that are missing."""
         valid = np.zeros(self.spec.n_rows, dtype=bool)
         array = layout.valid_array(self.folder)
-        reader = TokenReader(self.root, array, valid_layout(self.spec))
+        reader = TokenReader(self.root, array, valid_layout(self.spec), self._checksum_of)
         for receipt in self.receipts.values():
             blocks = reader.blocks(np.arange(receipt.start, receipt.stop), receipt.stop - receipt.start)
             for rows, block in self._intact(blocks, array):
@@ -306,7 +306,8 @@ class FeatureSet(RowQueries):
             IncompleteError: a row lies in a shard that is not committed, and the feature set was not opened as partial.
             IndexError: a row does not exist, or rows do not ascend.
             TypeError: `rows` holds no row numbers.
-            CorruptError: while iterating, a local object does not have the checksum that its receipt states.
+            CorruptError: while iterating, an object does not have the checksum that its receipt states. Behind a URL
+                only a shard that is read whole can be held to it, before its last block.
         """
         wanted = self._row_numbers(slice(None) if rows is None else rows)
         if (np.diff(wanted) <= 0).any():
@@ -334,7 +335,7 @@ class FeatureSet(RowQueries):
             if not path.startswith(f"{array}/"):
                 continue
             place = self.root.local_path(path)
-            # Behind a URL the check would fetch every object twice; there the transport has checksums of its own.
+            # Behind a URL the check would fetch every object twice; there it is made while a whole shard goes by.
             if place is not None and crc32c([np.memmap(place, dtype=np.uint8, mode="r").data]) != stored.crc32c:
                 raise CorruptError(
                     f"{path} is not what its receipt says (checksum): its bytes were changed after they were written. "
@@ -366,7 +367,14 @@ class FeatureSet(RowQueries):
                 f"`vitrine extract --tokens {kind}` adds a feature set with them."
             )
         number = self.layer_number(layer)
-        return TokenReader(self.root, layout.token_array(self.folder, number, kind), token_layout(self.spec, kind))
+        array = layout.token_array(self.folder, number, kind)
+        return TokenReader(self.root, array, token_layout(self.spec, kind), self._checksum_of)
+
+    def _checksum_of(self, shard: Shard, path: str) -> int | None:
+        """The CRC-32C of an object of a shard, as its receipt states it."""
+        receipt = self.receipts.get(shard.index)
+        stated = {f"{self.folder}/{stored.path}": stored.crc32c for stored in receipt.objects} if receipt else {}
+        return stated.get(path)
 
     def _require_committed(self, rows: np.ndarray[Any, Any]) -> None:
         absent = set((rows // self.spec.rows_per_shard).tolist()) - set(self.receipts)

@@ -1,32 +1,80 @@
-"""Objects behind an fsspec URL: S3, Google Cloud Storage, memory and whatever else fsspec knows."""
+"""Objects behind an fsspec URL: S3, Google Cloud Storage, memory and whatever else fsspec knows.
+
+An answered PUT is the commit. One whose answer was lost is neither done nor failed; every object's content is a
+function of its name, so it is simply put again. Calls are retried here and nowhere below, see `remote_calls`.
+"""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from http import HTTPStatus
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
 from zarr.storage import FsspecStore
 
 from feature_store.durable_files import Buffer
+from feature_store.errors import CorruptError
 from feature_store.objects import ObjectRoot
+from feature_store.remote_calls import Caller, answer_of
+
+# One request's share of a large object: large against a request's own cost, small against memory.
+PIECE_BYTES = 8 << 20
+_IN_FLIGHT = 4
+_BEYOND_END = "InvalidRange"
+_Result = TypeVar("_Result")
+# A forked process must not drop its parent's clients: they would try to say goodbye through the parent's sockets.
+_inherited: list[Any] = []
+
+
+class ShortAnswerError(ConnectionError):
+    """A body ended before its time."""
 
 
 class RemoteRoot(ObjectRoot):
     """Objects behind fsspec; a PUT that was answered is durable.
 
-    fsspec may remember listings, and other processes write too, so what it remembers is dropped before each look.
+    May be pickled, forked and shared by threads: the client, which may be none of it, is made anew in each process.
+
+    Args:
+        make: fsspec's class and the keywords that it takes.
+        root: the path that fsspec makes of the URL.
+        url: without secrets.
     """
 
-    def __init__(self, filesystem: Any, root: str, url: str) -> None:
-        self._filesystem = filesystem
+    def __init__(self, make: tuple[Callable[..., Any], Mapping[str, Any]], root: str, url: str) -> None:
+        self._make = make
         self._root = root.rstrip("/")
         self.url = url.rstrip("/")
+        self._caller = Caller(self.url)
+        self._opened: tuple[int, Any] | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RemoteRoot, (self._make, self._root, self.url)
+
+    @property
+    def _filesystem(self) -> Any:
+        """The client of this process. fsspec keeps one for all that ask for the same."""
+        if self._opened is None or self._opened[0] != os.getpid():
+            _inherited.append(self._opened)
+            kind, options = self._make
+            filesystem = kind(**options)
+            if hasattr(filesystem, "retries"):
+                filesystem.retries = 1  # s3fs's and gcsfs's own; ours would be multiplied by it
+            self._opened = (os.getpid(), filesystem)
+        return self._opened[1]
+
+    def _call(self, doing: str, action: Callable[[], _Result]) -> _Result:
+        return self._caller.call(doing, action)
 
     def _full(self, path: str) -> str:
         return f"{self._root}/{path}" if path else self._root
 
     def _fresh(self, path: str) -> str:
+        """The full path. fsspec may remember listings, and other processes write too: what it remembers is dropped."""
         full = self._full(path)
         self._filesystem.invalidate_cache(full)
         return full
@@ -36,44 +84,113 @@ class RemoteRoot(ObjectRoot):
         return None
 
     def read(self, path: str, *, max_bytes: int | None = None) -> bytes:
-        """See `ObjectRoot.read`."""
-        # Asking for a range of an empty object is an error in some stores, so only what is too large is asked for so.
-        larger = max_bytes is not None and (self.size_bytes(path) or 0) > max_bytes
-        span = {"start": 0, "end": max_bytes} if larger else {}
+        """See `ObjectRoot.read`; one request for what is small."""
+        most = PIECE_BYTES if max_bytes is None else min(max_bytes, PIECE_BYTES)
         try:
-            return bytes(self._filesystem.cat_file(self._full(path), **span))
-        except (FileNotFoundError, IsADirectoryError) as error:
+            first = self._call(f"read {path}", lambda: self._get(path, 0, most))
+            if len(first) < PIECE_BYTES or len(first) == max_bytes:
+                return first
+            size_bytes = self.size_bytes(path) or 0
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
             raise self.not_found(path) from error
+        stop = size_bytes if max_bytes is None else min(size_bytes, max_bytes)
+        return b"".join([first, *self.read_ranges(path, pieces(len(first), stop))])
+
+    def _get(self, path: str, start: int, stop: int) -> bytes:
+        """Bytes `start`:`stop`, fewer where the object ends before."""
+        try:
+            return bytes(self._filesystem.cat_file(self._full(path), start=start, end=max(stop, start + 1)))
+        except OSError as error:
+            if answer_of(error)[1] == _BEYOND_END:
+                return b""
+            raise
+
+    def read_range(self, path: str, start: int, stop: int) -> bytes:
+        """See `ObjectRoot.read_range`."""
+
+        def attempt() -> bytes:
+            data = self._get(path, start, stop)
+            if len(data) == stop - start:
+                return data
+            size_bytes = self.size_bytes(path)
+            if size_bytes is not None and size_bytes < stop:
+                raise CorruptError(
+                    f"{self.url}/{path} has {size_bytes} bytes, and bytes {start}:{stop} of it are needed: it was cut "
+                    "off. Remove it and run the same `vitrine extract` again."
+                )
+            raise ShortAnswerError(f"{len(data)} bytes came of {stop - start}")
+
+        try:
+            return self._call(f"read {path}", attempt)
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+            raise self.not_found(path) from error
+
+    def read_ranges(self, path: str, spans: Sequence[tuple[int, int]]) -> Iterator[bytes]:
+        """See `ObjectRoot.read_ranges`; a few requests are under way at any time."""
+        if len(spans) <= 1:
+            yield from (self.read_range(path, start, stop) for start, stop in spans)
+            return
+        with ThreadPoolExecutor(min(_IN_FLIGHT, len(spans)), thread_name_prefix="vitrine-read") as pool:
+            waiting: deque[Future[bytes]] = deque()
+            try:
+                for start, stop in spans:
+                    if len(waiting) == _IN_FLIGHT:
+                        yield waiting.popleft().result()
+                    waiting.append(pool.submit(self.read_range, path, start, stop))
+                while waiting:
+                    yield waiting.popleft().result()
+            finally:
+                for future in waiting:
+                    future.cancel()
 
     def size_bytes(self, path: str) -> int | None:
         """See `ObjectRoot.size_bytes`."""
         try:
-            entry = self._filesystem.info(self._fresh(path))
-        except FileNotFoundError:
+            entry = self._call(f"look at {path}", lambda: self._filesystem.info(self._fresh(path)))
+        except (FileNotFoundError, NotADirectoryError):
             return None
         return int(entry["size"]) if entry["type"] == "file" else None
 
     def list(self, folder: str) -> list[str]:
         """See `ObjectRoot.list`."""
         try:
-            entries = self._filesystem.ls(self._fresh(folder), detail=False)
+            entries = self._call(
+                f"list {folder}".rstrip(), lambda: self._filesystem.ls(self._fresh(folder), detail=False)
+            )
         except (FileNotFoundError, NotADirectoryError):
             return []
         return sorted({str(entry).rstrip("/").rsplit("/", 1)[-1] for entry in entries})
 
     def put(self, path: str, parts: Sequence[Buffer]) -> None:
         """See `ObjectRoot.put`."""
-        self._filesystem.pipe_file(self._full(path), b"".join(parts))
+        data = b"".join(parts)
+        self._call(f"write {path}", lambda: self._filesystem.pipe_file(self._full(path), data))
 
     def put_new(self, path: str, data: bytes) -> bool:
-        """See `ObjectRoot.put_new`."""
+        """See `ObjectRoot.put_new`.
+
+        Where an answer was lost, an object of this content may be ours or another's who wrote the same: True for both.
+        """
         if self.exists(path):
             return False
-        try:
-            self._filesystem.pipe_file(self._full(path), data, mode="create")
-        except FileExistsError:
-            return False
-        return True
+        attempts = 0
+
+        def attempt() -> bool:
+            nonlocal attempts
+            attempts += 1
+            if attempts > 1 and self.exists(path):
+                return self.read(path, max_bytes=len(data) + 1) == data
+            try:
+                self._filesystem.pipe_file(self._full(path), data, mode="create")
+            except FileExistsError:
+                return attempts > 1 and self.read(path, max_bytes=len(data) + 1) == data
+            except OSError as error:
+                if answer_of(error)[0] != HTTPStatus.NOT_IMPLEMENTED:
+                    raise
+                self._filesystem.pipe_file(self._full(path), data)
+            return True
+
+        return self._call(f"write {path}", attempt)
 
     def sweep_partials(self, folder: str, *, recursive: bool = True) -> int:
         """0: an object store shows no half-written object."""
@@ -82,7 +199,9 @@ class RemoteRoot(ObjectRoot):
     def walk(self, folder: str) -> Iterator[tuple[str, int]]:
         """See `ObjectRoot.walk`."""
         try:
-            found = self._filesystem.find(self._fresh(folder), detail=True)
+            found = self._call(
+                f"list {folder}".rstrip(), lambda: self._filesystem.find(self._fresh(folder), detail=True)
+            )
         except (FileNotFoundError, NotADirectoryError):
             return
         start = len(self._root) + 1 if self._root else 0
@@ -91,23 +210,27 @@ class RemoteRoot(ObjectRoot):
     def remove(self, path: str) -> None:
         """See `ObjectRoot.remove`."""
         with contextlib.suppress(FileNotFoundError):
-            self._filesystem.rm_file(self._fresh(path))
+            self._call(f"remove {path}", lambda: self._filesystem.rm_file(self._fresh(path)))
 
     def move(self, path: str, to: str) -> None:
         """See `ObjectRoot.move`; a copy, then a removal."""
         try:
-            self._filesystem.cp_file(self._fresh(path), self._full(to))
+            self._call(f"write {to}", lambda: self._filesystem.cp_file(self._fresh(path), self._full(to)))
         except FileNotFoundError as error:
             raise self.not_found(path) from error
         self.remove(path)
 
     def zarr_store(self, path: str) -> Any:
-        """See `ObjectRoot.zarr_store`."""
-        filesystem = self._filesystem
-        if filesystem.async_impl:
+        """See `ObjectRoot.zarr_store`; its requests are zarr-python's, retried by the client alone."""
+        kind, options = self._make
+        if getattr(kind, "async_impl", False):
             # zarr-python needs an instance that belongs to its own event loop.
-            options = {**filesystem.storage_options, "asynchronous": True}
-            filesystem = type(filesystem)(*filesystem.storage_args, **options)
+            filesystem = kind(**options, asynchronous=True)
         else:
-            filesystem = AsyncFileSystemWrapper(filesystem, asynchronous=True)
+            filesystem = AsyncFileSystemWrapper(self._filesystem, asynchronous=True)
         return FsspecStore(filesystem, path=self._full(path), read_only=True)
+
+
+def pieces(start: int, stop: int) -> list[tuple[int, int]]:
+    """`start`:`stop` cut into spans of at most `PIECE_BYTES`."""
+    return [(begin, min(begin + PIECE_BYTES, stop)) for begin in range(start, stop, PIECE_BYTES)]

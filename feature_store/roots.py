@@ -1,10 +1,14 @@
 """From a URL to the objects under it."""
 
+from typing import Any
+
 import fsspec
 
 from feature_store.errors import StoreError
 from feature_store.objects import LocalRoot, ObjectRoot, local_folder, redact
 from feature_store.remote_objects import RemoteRoot
+
+_S3_PROTOCOLS = {"s3", "s3a"}
 
 
 def open_root(url: str) -> ObjectRoot:
@@ -17,9 +21,36 @@ def open_root(url: str) -> ObjectRoot:
     if not separator or protocol in {"file", "local"}:
         return LocalRoot(local_folder(path if separator else url))
     try:
-        filesystem, root = fsspec.core.url_to_fs(url)
+        options = _s3_options(url, protocol, path) if protocol in _S3_PROTOCOLS else {}
+        filesystem, root = fsspec.core.url_to_fs(url, **options)
     except (ValueError, ImportError) as error:
         raise StoreError(
-            f"cannot open {redact(url)!r}: {error}. Use a folder or a URL that fsspec can open."
+            f"cannot open {redact(url)!r}: {_without_secrets(str(error), url)}. Use a folder or a URL that fsspec can "
+            "open; for s3:// install the extra `s3`: pip install 'vitrine[s3]'."
         ) from error
-    return RemoteRoot(filesystem, root, redact(url))
+    return RemoteRoot((type(filesystem), dict(filesystem.storage_options)), root, redact(url))
+
+
+def _without_secrets(message: str, url: str) -> str:
+    return message.replace(url, redact(url))
+
+
+def _s3_options(url: str, protocol: str, path: str) -> dict[str, Any]:
+    """What s3fs is told besides what it finds in the environment and in fsspec's configuration.
+
+    Raises:
+        StoreError: a URL with credentials or a query, which s3fs would take for a part of the bucket or the key.
+    """
+    bucket = path.partition("/")[0]
+    if "@" in bucket or ":" in bucket or "?" in path or "#" in path:
+        raise StoreError(
+            f"{redact(url)!r} was given with credentials, a query or a fragment, which an {protocol} URL cannot have, "
+            "and which others would see in the list of processes. Name bucket and path alone; credentials come from "
+            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, from AWS_PROFILE or from fsspec's configuration."
+        )
+    if not bucket:
+        raise StoreError(f"{url!r} names no bucket; write s3://BUCKET/PATH.")
+    configured: dict[str, Any] = fsspec.config.conf.get(protocol, {})
+    # One attempt a call: `remote_calls` tries again. Listings are never remembered: other processes write too.
+    config = {**configured.get("config_kwargs", {}), "retries": {"total_max_attempts": 1}}
+    return {"config_kwargs": config, "use_listings_cache": False}

@@ -1,11 +1,12 @@
-"""Reading one array of a feature set: by memory map where the disk is local, else through zarr-python.
+"""Reading one array of a feature set: by memory map where the disk is local, by ranges of bytes behind a URL.
 
-A map is trusted only after zarr.json, the object's size and its index have been checked; whatever else is found goes to
-zarr-python, which reads any legal shard. Nothing is read that is not asked for.
+Either is trusted only after zarr.json, the object's size and its index have been checked; whatever else is found goes
+to zarr-python, which reads any legal shard. Nothing is read that is not asked for.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -16,6 +17,7 @@ from feature_store.errors import CorruptError, StoreNotFoundError
 from feature_store.layout import shard_object
 from feature_store.objects import ObjectRoot
 from feature_store.records import read_json
+from feature_store.remote_reads import RemoteShard
 from feature_store.shard_format import ArrayLayout, encode_index
 from feature_store.shards import ROWS_PER_CHUNK, Shard, shards_of
 from feature_store.zarr_metadata import require_metadata
@@ -32,16 +34,25 @@ class TokenReader:
         root: the store.
         array: the array's path.
         layout: what the feature set declares of it.
+        checksum_of: the CRC-32C of the object at a path that holds a shard, where it is known.
 
     Raises:
         CorruptError: the array's zarr.json is missing, or says something else.
     """
 
-    def __init__(self, root: ObjectRoot, array: str, layout: ArrayLayout) -> None:
+    def __init__(
+        self,
+        root: ObjectRoot,
+        array: str,
+        layout: ArrayLayout,
+        checksum_of: Callable[[Shard, str], int | None] = lambda shard, path: None,
+    ) -> None:
         self._root = root
+        self._checksum_of = checksum_of
         self._array = array
         self._layout = layout
         self._shards = shards_of(layout.n_rows, layout.rows_per_shard)
+        self._remote: dict[int, RemoteShard] = {}
         path = f"{array}/zarr.json"
         try:
             require_metadata(read_json(root, path), layout.metadata(), path)
@@ -66,6 +77,10 @@ class TokenReader:
         for of_shard in np.split(rows, np.flatnonzero(np.diff(shard_of_row)) + 1) if rows.size else []:
             shard = self._shards[int(of_shard[0]) // self._layout.rows_per_shard]
             body = self._open_shard(shard)
+            if isinstance(body, RemoteShard):
+                for wanted, block in body.blocks(of_shard - shard.start, max_rows):
+                    yield wanted + shard.start, _taken(block, slice(None), items)
+                continue
             for begin in range(0, len(of_shard), max_rows):
                 wanted = of_shard[begin : begin + max_rows]
                 yield wanted, _taken(body, _as_slice(wanted - shard.start), items)
@@ -80,24 +95,42 @@ class TokenReader:
         for index in np.unique(shard_of_row):
             shard = self._shards[index]
             places = np.flatnonzero(shard_of_row == index)
-            body = self._open_shard(shard)
-            gathered[_as_slice(places)] = _taken(body, _as_slice(rows[places] - shard.start), items)
+            body, wanted = self._open_shard(shard), rows[places] - shard.start
+            if isinstance(body, RemoteShard):
+                gathered[_as_slice(places)] = _taken(body.gather(wanted), slice(None), items)
+            else:
+                gathered[_as_slice(places)] = _taken(body, _as_slice(wanted), items)
         return gathered
 
-    def _open_shard(self, shard: Shard) -> "Rows | _ZarrRows":
-        mapped = self._map(shard)
-        return mapped if mapped is not None else _ZarrRows(self._zarr_array, shard)
-
-    def _map(self, shard: Shard) -> Rows | None:
-        layout = self._layout
-        name = shard_object(self._array, shard, 1 + len(layout.row_shape))
-        size_bytes = self._root.size_bytes(name)
-        if size_bytes is None:
+    def _open_shard(self, shard: Shard) -> "Rows | RemoteShard | _ZarrRows":
+        name = shard_object(self._array, shard, 1 + len(self._layout.row_shape))
+        place = self._root.local_path(name)
+        try:
+            opened = self._range(shard, name) if place is None else self._map(shard, name, place)
+        except StoreNotFoundError as error:
             raise CorruptError(
                 f"{name} is missing, though its receipt says it is there. Run the same `vitrine extract` again."
-            )
-        path = self._root.local_path(name)
-        if path is None or size_bytes != layout.shard_bytes(shard.n_rows):
+            ) from error
+        return opened if opened is not None else _ZarrRows(self._zarr_array, shard)
+
+    def _range(self, shard: Shard, name: str) -> RemoteShard | None:
+        """The shard by ranges; its size is the receipt's affair, which was held to it when it was read."""
+        remote = self._remote.get(shard.index)
+        if remote is None:
+            checksum = self._checksum_of(shard, name)
+            remote = RemoteShard(self._root, name, self._layout, shard.n_rows, checksum)
+        if not remote.is_mappable:
+            return None
+        # Only the last one opened is kept: a small shard holds its bytes, and reading goes shard by shard.
+        self._remote = {shard.index: remote}
+        return remote
+
+    def _map(self, shard: Shard, name: str, path: Path) -> Rows | None:
+        layout = self._layout
+        size_bytes = self._root.size_bytes(name)
+        if size_bytes is None:
+            raise self._root.not_found(name)
+        if size_bytes != layout.shard_bytes(shard.n_rows):
             return None
         octets = np.memmap(path, dtype=np.uint8, mode="r", shape=(size_bytes,))
         if octets[-layout.index_bytes :].tobytes() != encode_index(layout, layout.n_chunks(shard.n_rows)):

@@ -16,6 +16,7 @@ import torch
 
 from feature_store import InvalidRow, Receipt, Shard, TokenKind, read_dataset, read_manifest, write_shard
 from feature_store.arrays import token_layout, token_names
+from feature_store.errors import StorageError
 from feature_store.roots import open_root
 from pipelines.backbones import Backbone, BackboneRequest, load_backbone
 from pipelines.meter import Meter
@@ -100,6 +101,10 @@ def _commit(plan: ExtractionPlan, shard: Shard, tokens: ShardTokens, invalid: li
     root = open_root(plan.store)
     try:
         return with_retries(lambda: write_shard(root, plan.folder, plan.spec, shard, tokens, invalid))
+    except StorageError as error:
+        if error.errno not in HOPELESS_ERRORS:
+            raise
+        raise StoreUnwritableError(str(error)) from error
     except OSError as error:
         if error.errno not in HOPELESS_ERRORS:
             raise

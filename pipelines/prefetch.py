@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from feature_store.errors import StorageError
 from pipelines.backbones.preprocessing import Preprocessing
 from pipelines.meter import Meter
 from pipelines.views import ReasonCode, UnreadableImageError, cut_view, decode_image, fit_view, read_image_bytes
@@ -57,6 +58,8 @@ def with_retries(action: Callable[[], _Result]) -> _Result:
     for attempt in range(1, _ATTEMPTS):
         try:
             return action()
+        except StorageError:
+            raise  # it was tried again for long enough where it came from
         except OSError as error:
             if error.errno in HOPELESS_ERRORS:
                 raise

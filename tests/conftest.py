@@ -107,6 +107,26 @@ def camvid(test_data: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    """A local S3 server over real HTTP; skips where its packages are not installed."""
+    pytest.importorskip("s3fs")
+    pytest.importorskip("moto.server")
+    from tests.s3_server import running_s3_server
+
+    with running_s3_server() as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
+def s3_url(s3_endpoint: str) -> Iterator[str]:
+    """Where a store may be made, in a bucket of its own; the environment names the server and the credentials."""
+    from tests.s3_server import make_bucket, using_endpoint
+
+    with using_endpoint(s3_endpoint):
+        yield f"s3://{make_bucket()}/a/store"
+
+
+@pytest.fixture(scope="session")
 def tiny_model() -> str:
     """The architecture of `tiny_weights`: 6 blocks, 64 features, 16-pixel patches, a class token."""
     return "test_vit.r160_in1k"

@@ -15,6 +15,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from setuptools import PackageFinder
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("evaluators", "feature_store", "pipelines", "vitrine")
@@ -69,7 +70,7 @@ def test_every_constraint_pins_one_version_and_names_no_place() -> None:
 def test_constraints_satisfy_every_declared_dependency() -> None:
     versions = pinned()
     # faiss-gpu is one or the other with faiss-cpu, and no part of `all`.
-    for wanted in requirements("extract", "cpu", "demo", "dev"):
+    for wanted in requirements("extract", "cpu", "s3", "demo", "dev"):
         assert versions[canonicalize_name(wanted.name)] in wanted.specifier, str(wanted)
 
 
@@ -96,7 +97,8 @@ def test_all_is_everything_but_gpu() -> None:
 
 def test_every_package_folder_is_in_the_distribution() -> None:
     folders = {path.parent.relative_to(ROOT) for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
-    assert set(PROJECT["tool"]["setuptools"]["packages"]) == {".".join(folder.parts) for folder in folders}
+    found = PackageFinder.find(str(ROOT), include=PROJECT["tool"]["setuptools"]["packages"]["find"]["include"])
+    assert set(found) == {".".join(folder.parts) for folder in folders}
 
 
 def test_every_package_says_that_it_is_typed() -> None:

@@ -16,11 +16,14 @@ if _ROOT not in sys.path:
     sys.path.insert(0, _ROOT)
 
 
-@pytest.fixture(params=["disk", "memory"])
+@pytest.fixture(params=["disk", "memory", "s3"])
 def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """Where a store may be made: a folder, and an object store behind fsspec."""
+    """Where a store may be made: a folder, and two object stores behind fsspec."""
     if request.param == "disk":
         yield str(tmp_path / "store")
+        return
+    if request.param == "s3":
+        yield request.getfixturevalue("s3_url")
         return
     name = f"/vitrine-{uuid.uuid4().hex}"
     yield f"memory:/{name}"
