@@ -20,7 +20,7 @@ from feature_store.reader import FeatureSet, FeatureStore, open_store
 from feature_store.receipts import InvalidRow, Receipt, StoredObject
 from feature_store.selections import Selection, dropping, read_selection, selection_names, write_selection
 from feature_store.shards import Shard, missing_shards, shards_of, suggest_rows_per_shard
-from feature_store.writer import create_feature_set, create_store, write_shard
+from feature_store.writer import create_feature_set, create_store, finish_feature_set, write_shard
 
 __all__ = [
     "CorruptError",
@@ -51,6 +51,7 @@ __all__ = [
     "create_store",
     "digest_of",
     "dropping",
+    "finish_feature_set",
     "manifest_table",
     "mask_digest",
     "missing_shards",

@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 
 from feature_store.identity import FeatureSetSpec, TokenKind
-from feature_store.layout import token_array, valid_array
+from feature_store.layout import shard_object, token_array, valid_array
 from feature_store.shard_format import ArrayLayout
+from feature_store.shards import Shard
 
 _AXES: dict[TokenKind, tuple[str, ...]] = {
     "patches": ("row", "patch", "feature"),
@@ -41,6 +42,14 @@ def all_arrays(folder: str, spec: FeatureSetSpec) -> Iterator[tuple[str, ArrayLa
     for layer, kind in token_names(spec):
         yield token_array(folder, layer, kind), token_layout(spec, kind)
     yield valid_array(folder), valid_layout(spec)
+
+
+def shard_objects(folder: str, spec: FeatureSetSpec, shard: Shard) -> dict[str, int]:
+    """Path and size in bytes of every object of a shard, in writing order."""
+    return {
+        shard_object(array, shard, 1 + len(array_layout.row_shape)): array_layout.shard_bytes(shard.n_rows)
+        for array, array_layout in all_arrays(folder, spec)
+    }
 
 
 def row_bytes(spec: FeatureSetSpec) -> int:

@@ -92,6 +92,11 @@ def receipt(folder: str, shard: Shard) -> str:
     return f"{receipts_folder(folder)}/{shard.name}.json"
 
 
+def receipts_index(folder: str) -> str:
+    """What all receipts of a finished feature set say, in one file."""
+    return f"{folder}/receipts.json"
+
+
 def selection(name: str) -> str:
     """The file of a selection.
 

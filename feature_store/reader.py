@@ -13,15 +13,21 @@ from feature_store.arrays import row_bytes, token_layout, valid_layout
 from feature_store.datasets import StoredDataset, dataset_in_force, open_masks
 from feature_store.errors import CorruptError, IncompleteError, StoreError, StoreNotFoundError
 from feature_store.identity import FeatureSetSpec, TokenKind
+from feature_store.intact import has_checksum
 from feature_store.masks import MaskReader
-from feature_store.objects import ObjectRoot, crc32c
+from feature_store.objects import ObjectRoot
 from feature_store.query.patches import PatchChoice, n_chosen, patch_numbers
 from feature_store.query.rows import BLOCK_BYTES, RowQueries
 from feature_store.receipts import InvalidRow, Receipt
+from feature_store.receipts_index import read_index
 from feature_store.roots import open_root
 from feature_store.shards import Shard, missing_shards, shards_of
-from feature_store.token_reader import RowNumbers, Rows, TokenReader
+from feature_store.token_reader import RowNumbers, Rows, TokenReader, missing_object
 from feature_store.writer import check_store, committed_receipts, read_spec
+
+# A checksum is of a whole object. Rows picked out of a larger one would wait for bytes that nobody asked for.
+_CHECKED_PER_READ = 8
+_CHECKED_ALWAYS_BYTES = 1 << 20
 
 
 def open_store(url: str) -> "FeatureStore":
@@ -112,7 +118,7 @@ class FeatureSet(RowQueries):
         self.name = name
         self.folder = f"{layout.FEATURES}/{name}"
         self.spec: FeatureSetSpec = read_spec(root, self.folder)
-        self._checked: set[tuple[str, int]] = set()
+        self._readers: dict[tuple[int, TokenKind], TokenReader] = {}
 
     @property
     def digest(self) -> str:
@@ -142,8 +148,13 @@ class FeatureSet(RowQueries):
 
     @cached_property
     def receipts(self) -> dict[int, Receipt]:
-        """The valid receipts by shard index, as they stood when first asked for."""
-        return committed_receipts(self.root, self.folder, self.spec)
+        """The valid receipts by shard index, as they stood when first asked for.
+
+        Of a finished feature set they come out of the index, so that no object is looked at; what is missing then
+        shows when it is read.
+        """
+        indexed = read_index(self.root, self.folder, self.spec)
+        return committed_receipts(self.root, self.folder, self.spec) if indexed is None else indexed
 
     @cached_property
     def shards(self) -> tuple[Shard, ...]:
@@ -184,7 +195,15 @@ class FeatureSet(RowQueries):
 
     @cached_property
     def valid(self) -> Bool[np.ndarray, " rows"]:
-        """Whether the row has tokens; False in shards that are missing."""
+        """Whether the row has tokens, as the receipts say; False in shards that are missing."""
+        valid = np.zeros(self.spec.n_rows, dtype=bool)
+        for receipt in self.receipts.values():
+            valid[receipt.start : receipt.stop] = True
+        valid[[entry.row for entry in self.invalid_rows]] = False
+        return valid
+
+    def stored_valid(self) -> Bool[np.ndarray, " rows"]:
+        """What the array of valid rows says, which is for other readers; `verify` holds it to the receipts."""
         valid = np.zeros(self.spec.n_rows, dtype=bool)
         array = layout.valid_array(self.folder)
         reader = TokenReader(self.root, array, valid_layout(self.spec), self._checksum_of)
@@ -243,6 +262,10 @@ class FeatureSet(RowQueries):
     ) -> Rows:
         """Tokens of some rows, as one new array.
 
+        On a local disk, rows that make up a fair part of their shard (an eighth, or any of a shard up to 1 MiB) are
+        held to the receipt's checksum, as those of `iter_blocks` always are. A few rows picked out of a large shard
+        are not: the rest of it would have to be read. `vitrine verify --deep` reads all.
+
         Args:
             layer: a block number counted from 1, or `last`.
             kind: `patches`, `cls` or `registers`.
@@ -266,6 +289,7 @@ class FeatureSet(RowQueries):
         wanted = self._row_numbers(slice(None) if rows is None else rows)
         reader = self._reader(layer, kind)
         self._require_committed(wanted)
+        self._require_intact_where_cheap(layer, kind, wanted)
         return reader.gather(wanted, patch_numbers(self.spec, kind, patches))
 
     def require_readable(self, layer: int | str, kind: TokenKind, rows: RowNumbers) -> TokenReader:
@@ -322,26 +346,42 @@ class FeatureSet(RowQueries):
         return self._intact(blocks, array)
 
     def _intact(self, blocks: Iterator[tuple[RowNumbers, Rows]], array: str) -> Iterator[tuple[RowNumbers, Rows]]:
-        """The blocks, each after its shard was held to its receipt's checksum; once for each opened feature set."""
+        """The blocks, each after its shard was held to its receipt's checksum."""
+        checked = None
         for rows, block in blocks:
-            self._require_intact(array, int(rows[0]) // self.spec.rows_per_shard)
+            index = int(rows[0]) // self.spec.rows_per_shard
+            if index != checked:
+                self._require_intact(array, index)
+                checked = index
             yield rows, block
 
+    def _require_intact_where_cheap(self, layer: int | str, kind: TokenKind, rows: RowNumbers) -> None:
+        array_layout = token_layout(self.spec, kind)
+        array = layout.token_array(self.folder, self.layer_number(layer), kind)
+        indices, counts = np.unique(rows // self.spec.rows_per_shard, return_counts=True)
+        for index, n_rows in zip(indices.tolist(), counts.tolist(), strict=True):
+            size_bytes = array_layout.shard_bytes(self.shards[index].n_rows)
+            if size_bytes <= max(n_rows * array_layout.row_bytes * _CHECKED_PER_READ, _CHECKED_ALWAYS_BYTES):
+                self._require_intact(array, index)
+
     def _require_intact(self, array: str, index: int) -> None:
-        if (array, index) in self._checked:
-            return
         for stored in self.receipts[index].objects:
             path = f"{self.folder}/{stored.path}"
             if not path.startswith(f"{array}/"):
                 continue
             place = self.root.local_path(path)
             # Behind a URL the check would fetch every object twice; there it is made while a whole shard goes by.
-            if place is not None and crc32c([np.memmap(place, dtype=np.uint8, mode="r").data]) != stored.crc32c:
+            if place is None:
+                continue
+            try:
+                intact = has_checksum(place, stored.crc32c)
+            except FileNotFoundError as error:
+                raise missing_object(path) from error
+            if not intact:
                 raise CorruptError(
                     f"{path} is not what its receipt says (checksum): its bytes were changed after they were written. "
                     "Move it away and run the same `vitrine extract` again, which computes that shard alone."
                 )
-        self._checked.add((array, index))
 
     def _row_numbers(self, rows: Sequence[int] | slice | np.ndarray[Any, Any]) -> RowNumbers:
         n_rows = self.spec.n_rows
@@ -367,8 +407,12 @@ class FeatureSet(RowQueries):
                 f"`vitrine extract --tokens {kind}` adds a feature set with them."
             )
         number = self.layer_number(layer)
-        array = layout.token_array(self.folder, number, kind)
-        return TokenReader(self.root, array, token_layout(self.spec, kind), self._checksum_of)
+        if (number, kind) not in self._readers:
+            array = layout.token_array(self.folder, number, kind)
+            self._readers[number, kind] = TokenReader(
+                self.root, array, token_layout(self.spec, kind), self._checksum_of
+            )
+        return self._readers[number, kind]
 
     def _checksum_of(self, shard: Shard, path: str) -> int | None:
         """The CRC-32C of an object of a shard, as its receipt states it."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from math import lcm
 
 from feature_store.errors import ShardError
@@ -37,6 +38,7 @@ class Shard:
         return f"{self.index:06d}"
 
 
+@lru_cache(maxsize=8)
 def shards_of(n_rows: int, rows_per_shard: int) -> tuple[Shard, ...]:
     """Cut rows 0..n_rows into shards; only the last may be shorter.
 

@@ -1,7 +1,8 @@
 """Reading one array of a feature set: by memory map where the disk is local, by ranges of bytes behind a URL.
 
 Either is trusted only after zarr.json, the object's size and its index have been checked; whatever else is found goes
-to zarr-python, which reads any legal shard. Nothing is read that is not asked for.
+to zarr-python, which reads any legal shard. Nothing is read that is not asked for. Maps that blocks come from are let
+go at once, so that memory does not grow; of those that few rows were picked from a bounded number is kept.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ import zarr
 from jaxtyping import Int64, Shaped
 
 from feature_store.errors import CorruptError, StoreNotFoundError
+from feature_store.kept_maps import mapped
 from feature_store.layout import shard_object
 from feature_store.objects import ObjectRoot
 from feature_store.records import read_json
@@ -25,6 +27,10 @@ from feature_store.zarr_metadata import require_metadata
 Rows: TypeAlias = Shaped[np.ndarray, "rows ..."]
 RowNumbers: TypeAlias = Int64[np.ndarray, " rows"]
 Items: TypeAlias = slice | Int64[np.ndarray, " items"]
+
+# Where less than an eighth of a shard is asked for, its map stays open for whoever asks next.
+_FEW_ROWS = 8
+_LARGE_ROW_BYTES = 1 << 13
 
 
 class TokenReader:
@@ -53,6 +59,8 @@ class TokenReader:
         self._layout = layout
         self._shards = shards_of(layout.n_rows, layout.rows_per_shard)
         self._remote: dict[int, RemoteShard] = {}
+        # Where shards of a local disk stand, links resolved once; that takes longer than to map one.
+        self._places: dict[int, Path] = {}
         path = f"{array}/zarr.json"
         try:
             require_metadata(read_json(root, path), layout.metadata(), path)
@@ -95,22 +103,24 @@ class TokenReader:
         for index in np.unique(shard_of_row):
             shard = self._shards[index]
             places = np.flatnonzero(shard_of_row == index)
-            body, wanted = self._open_shard(shard), rows[places] - shard.start
+            wanted = rows[places] - shard.start
+            body = self._open_shard(shard, keep=len(places) * _FEW_ROWS < shard.n_rows)
             if isinstance(body, RemoteShard):
                 gathered[_as_slice(places)] = _taken(body.gather(wanted), slice(None), items)
+            elif isinstance(body, np.ndarray) and items is None and self._layout.row_bytes >= _LARGE_ROW_BYTES:
+                for place, row in zip(places.tolist(), wanted.tolist(), strict=True):
+                    gathered[place] = body[row]  # one copy; fancy indexing on both sides makes two
             else:
                 gathered[_as_slice(places)] = _taken(body, _as_slice(wanted), items)
         return gathered
 
-    def _open_shard(self, shard: Shard) -> "Rows | RemoteShard | _ZarrRows":
+    def _open_shard(self, shard: Shard, *, keep: bool = False) -> "Rows | RemoteShard | _ZarrRows":
         name = shard_object(self._array, shard, 1 + len(self._layout.row_shape))
-        place = self._root.local_path(name)
+        place = self._places.get(shard.index) or self._root.local_path(name)
         try:
-            opened = self._range(shard, name) if place is None else self._map(shard, name, place)
-        except StoreNotFoundError as error:
-            raise CorruptError(
-                f"{name} is missing, though its receipt says it is there. Run the same `vitrine extract` again."
-            ) from error
+            opened = self._range(shard, name) if place is None else self._map(shard, place, keep=keep)
+        except (FileNotFoundError, NotADirectoryError) as error:  # StoreNotFoundError is one
+            raise missing_object(name) from error
         return opened if opened is not None else _ZarrRows(self._zarr_array, shard)
 
     def _range(self, shard: Shard, name: str) -> RemoteShard | None:
@@ -125,23 +135,27 @@ class TokenReader:
         self._remote = {shard.index: remote}
         return remote
 
-    def _map(self, shard: Shard, name: str, path: Path) -> Rows | None:
+    def _map(self, shard: Shard, place: Path, *, keep: bool) -> Rows | None:
         layout = self._layout
-        size_bytes = self._root.size_bytes(name)
-        if size_bytes is None:
-            raise self._root.not_found(name)
-        if size_bytes != layout.shard_bytes(shard.n_rows):
+        octets = mapped(place, layout.shard_bytes(shard.n_rows), keep=keep)
+        self._places[shard.index] = place
+        index = encode_index(layout, layout.n_chunks(shard.n_rows))
+        if octets is None or octets[-layout.index_bytes :].tobytes() != index:
             return None
-        octets = np.memmap(path, dtype=np.uint8, mode="r", shape=(size_bytes,))
-        if octets[-layout.index_bytes :].tobytes() != encode_index(layout, layout.n_chunks(shard.n_rows)):
-            return None
-        body = np.asarray(octets[: shard.n_rows * layout.row_bytes])
+        body = octets[: shard.n_rows * layout.row_bytes]
         return body.view(np.dtype(layout.dtype).newbyteorder("<")).reshape(shard.n_rows, *layout.row_shape)
 
     @cached_property
     def _zarr_array(self) -> Any:
         # The metadata has been held to one codec that runs nobody's code and claims no more than a chunk.
         return zarr.open_array(self._root.zarr_store(self._array), mode="r", zarr_format=3)
+
+
+def missing_object(name: str) -> CorruptError:
+    """The error that says that an object is gone, though its receipt is there."""
+    return CorruptError(
+        f"{name} is missing, though its receipt says it is there. Run the same `vitrine extract` again."
+    )
 
 
 def _as_slice(numbers: RowNumbers) -> slice | RowNumbers:

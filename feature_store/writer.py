@@ -12,13 +12,14 @@ import numpy as np
 from jaxtyping import Shaped
 
 from feature_store import layout
-from feature_store.arrays import all_arrays, token_names
+from feature_store.arrays import all_arrays, shard_objects, token_names
 from feature_store.canonical import pretty_json
 from feature_store.durable_files import PARTIAL_SUFFIX
 from feature_store.errors import CorruptError, ShardError, StoreError, StoreNotFoundError
 from feature_store.identity import FeatureSetSpec, TokenKind, require_same
 from feature_store.objects import ObjectRoot, crc32c
 from feature_store.receipts import InvalidRow, Receipt, StoredObject
+from feature_store.receipts_index import drop_index, write_index
 from feature_store.records import Fields, parse_record, read_record, record_bytes, write_record
 from feature_store.roots import open_root
 from feature_store.shard_format import encode_shard
@@ -177,6 +178,8 @@ def write_shard(
         layout.shard_object(array, shard, 1 + len(array_layout.row_shape)): encode_shard(array_layout, rows)
         for (array, array_layout), rows in zip(all_arrays(folder, spec), arrays, strict=True)
     }
+    # The index speaks of finished feature sets alone, and this one now changes.
+    drop_index(root, folder)
     for path, parts in encoded.items():
         root.put(path, parts)
     objects = tuple(
@@ -258,9 +261,12 @@ def states_shard(receipt: Receipt, folder: str, spec: FeatureSetSpec, shard: Sha
     return (receipt.start, receipt.stop) == (shard.start, shard.stop) and list(stated.items()) == list(expected.items())
 
 
-def shard_objects(folder: str, spec: FeatureSetSpec, shard: Shard) -> dict[str, int]:
-    """Path and size in bytes of every object of a shard, in writing order."""
-    return {
-        layout.shard_object(array, shard, 1 + len(array_layout.row_shape)): array_layout.shard_bytes(shard.n_rows)
-        for array, array_layout in all_arrays(folder, spec)
-    }
+def finish_feature_set(root: ObjectRoot, folder: str, spec: FeatureSetSpec) -> dict[int, Receipt]:
+    """To be called after the last shard that somebody writes: where no shard is missing, write the receipts' index.
+
+    Returns:
+        The valid receipts by shard index.
+    """
+    receipts = committed_receipts(root, folder, spec)
+    write_index(root, folder, spec, receipts)
+    return receipts

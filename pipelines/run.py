@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from feature_store import FeatureSet, Shard, create_feature_set, create_store, register_dataset
+from feature_store import FeatureSet, Shard, create_feature_set, create_store, finish_feature_set, register_dataset
 from feature_store.arrays import row_bytes
 from feature_store.errors import StoreError
 from feature_store.identity import FeatureSetSpec, Identity
 from feature_store.layout import feature_set_folder, run_file
 from feature_store.objects import ObjectRoot
 from feature_store.reader import FeatureStore
+from feature_store.receipts_index import write_index
 from feature_store.records import write_record
 from feature_store.shards import missing_shards, shards_of
 from feature_store.writer import committed_receipts, read_spec
@@ -158,6 +159,8 @@ def prepare_extraction(
         # Receipts speak of shards alone: a lost feature_set.json or zarr.json beside them is written again.
         create_feature_set(root, stored.spec.name, spec)
     missing = missing_shards(shards_of(spec.n_rows, spec.rows_per_shard), receipts)
+    if not missing:
+        write_index(root, folder, spec, receipts)  # its writer may have been killed before this
     done_as = _complete_superset(root, spec)
     if receipts and missing and not done_as and not allow_mixed_environment:
         require_same_environment(root, folder, current_environment(request.device))
@@ -316,6 +319,7 @@ def _folder_or_temporary(folder: Path | None) -> Iterator[Path]:
 def _outcome(
     prepared: Prepared, failures: Sequence[ShardFailure], folder: Path, *, start: float, interrupted: int | None
 ) -> Outcome:
+    finish_feature_set(prepared.root, prepared.plan.folder, prepared.plan.spec)
     features = FeatureSet(prepared.root, prepared.name)
     invalid: dict[str, int] = {}
     for entry in features.invalid_rows:

@@ -3,15 +3,17 @@
 from dataclasses import dataclass
 
 from feature_store import layout
+from feature_store.arrays import shard_objects
 from feature_store.datasets import dataset_in_force
 from feature_store.errors import CorruptError, StoreError, StoreNotFoundError
 from feature_store.identity import FeatureSetSpec
 from feature_store.reader import FeatureSet
 from feature_store.receipts import Receipt
+from feature_store.receipts_index import contradiction
 from feature_store.shards import Shard, shards_of
 from feature_store.upkeep.inspection import Inspection, StatedData, is_partial
 from feature_store.upkeep.removal import REMOVED_FILE
-from feature_store.writer import shard_objects, states_shard, zarr_metadata_files
+from feature_store.writer import states_shard, zarr_metadata_files
 
 _SHARD_REMEDY = "`vitrine repair` moves it aside with its receipt; the same `vitrine extract` computes the shard again."
 _RECORD_REMEDY = "Restore it from a copy, or run `vitrine repair`, then the same `vitrine extract` again."
@@ -117,6 +119,7 @@ def _check_shards(inspection: Inspection, folder: str, spec: FeatureSetSpec) -> 
         if receipt is not None:
             receipts[shard.index] = receipt
             _queue_shard(inspection, folder, path, receipt)
+    _check_index(inspection, folder, spec, receipts)
     if unfinished:
         text = (
             f"{len(unfinished)} of {len(shards)} shards of {folder} have no receipt, the first is shard "
@@ -124,6 +127,21 @@ def _check_shards(inspection: Inspection, folder: str, spec: FeatureSetSpec) -> 
         )
         inspection.note(folder, "unfinished", text)
     return receipts
+
+
+def _check_index(inspection: Inspection, folder: str, spec: FeatureSetSpec, receipts: dict[int, Receipt]) -> None:
+    path = layout.receipts_index(folder)
+    inspection.know(path)
+    if inspection.size_of(path) is None:
+        if len(receipts) == len(shards_of(spec.n_rows, spec.rows_per_shard)):
+            text = f"{path} is missing, so opening {folder} is slow; the same `vitrine extract` writes it."
+            inspection.note(folder, "index", text)
+        return
+    if inspection.record(path, "Remove it; the same `vitrine extract` writes it again from the receipts.") is None:
+        return
+    problem = contradiction(inspection.root, folder, spec, receipts)
+    if problem is not None:
+        inspection.problem(path, "record", str(problem))
 
 
 def _check_receipt(inspection: Inspection, folder: str, spec: FeatureSetSpec, shard: Shard) -> Receipt | None:
@@ -185,7 +203,7 @@ def check_valid_rows(inspection: Inspection, found: InspectedFeatureSet) -> None
     """The array of valid rows must say what the receipts say; to be asked when its bytes are known to be sound."""
     features = FeatureSet(inspection.root, found.name, partial=True)
     try:
-        valid = features.valid
+        valid = features.stored_valid()
     except (StoreError, OSError):
         return  # found before, where it stands
     for receipt in features.receipts.values():

@@ -20,6 +20,7 @@ from feature_store import (
     create_feature_set,
     create_store,
     digest_of,
+    finish_feature_set,
     missing_shards,
     register_dataset,
     shards_of,
@@ -262,6 +263,7 @@ def _commit(work: _Work, progress: Progress | None) -> ImportOutcome:
         committed += 1
         if progress is not None:
             progress("writing", shard.stop, spec.n_rows)
+    finish_feature_set(root, folder, spec)
     invalid = work.digested.invalid
     outcome = ImportOutcome(
         feature_set=folder.removeprefix("features/"),

@@ -22,6 +22,7 @@ from feature_store import (
     TokenKind,
     create_feature_set,
     create_store,
+    finish_feature_set,
     manifest_table,
     missing_shards,
     register_dataset,
@@ -96,6 +97,7 @@ def write_missing(root: ObjectRoot, folder: str, spec: FeatureSetSpec, invalid: 
     for shard in missing_shards(shards, committed_receipts(root, folder, spec)):
         reasons = [InvalidRow(row=row, reason="truncated") for row in invalid if shard.start <= row < shard.stop]
         write_shard(root, folder, spec, shard, shard_tokens(spec, shard, invalid), reasons)
+    finish_feature_set(root, folder, spec)
 
 
 def make_masks(n_rows: int) -> list[np.ndarray[Any, Any] | None]:

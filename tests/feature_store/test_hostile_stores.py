@@ -165,18 +165,24 @@ def test_changed_types_are_refused_or_change_nothing(sound: Path, tmp_path: Path
     assert refused > cases // 2
 
 
-def test_missing_files_are_refused_or_change_nothing(sound: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("indexed", [True, False], ids=["indexed", "receipts alone"])
+def test_missing_files_are_refused_or_change_nothing(sound: Path, tmp_path: Path, indexed: bool) -> None:
     store = copy_store(sound, tmp_path / "store")
+    if not indexed:
+        next(store.rglob("receipts.json")).unlink()
     refused = {}
     for path in _files(store):
         content = path.read_bytes()
         path.unlink()
-        refused[str(path.relative_to(store))] = _check(store, changed=path.relative_to(store))
+        refused[path.relative_to(store)] = _check(store, changed=path.relative_to(store))
         path.write_bytes(content)
     unneeded = {path for path, was_refused in refused.items() if not was_refused}
-    # Groups are for other readers; a selection or a result that is gone was never asked for.
-    assert {path.split("/")[-1] for path in unneeded if path.startswith(("features", "datasets"))} == {"zarr.json"}
-    assert all(path.startswith(("features", "datasets", "selections", "results")) for path in unneeded)
+    assert all(path.parts[0] in ("features", "datasets", "selections", "results") for path in unneeded)
+    # Groups are for other readers; a selection or a result that is gone was never asked for. The index says again what
+    # receipts say, and both say what the array of valid rows does.
+    needless = {path for path in unneeded if path.parts[0] in ("features", "datasets") and path.name != "zarr.json"}
+    assert {path.parts[3] for path in needless} == ({"receipts.json", "tokens.zarr"} if indexed else set())
+    assert all("valid" in path.parts for path in needless if path.parts[3] == "tokens.zarr")
 
 
 def test_a_folder_or_a_link_in_the_place_of_a_file_is_refused(sound: Path, tmp_path: Path) -> None:
@@ -187,12 +193,13 @@ def test_a_folder_or_a_link_in_the_place_of_a_file_is_refused(sound: Path, tmp_p
         secret.write_bytes(original.read_bytes())
         for kind in ("folder", "link out"):
             store = copy_store(sound, tmp_path / "store")
-            (store / path).unlink()
+            next(store.rglob("receipts.json")).unlink()  # beside it receipts and the array of valid rows are not read
+            (store / path).unlink(missing_ok=True)
             if kind == "folder":
                 (store / path).mkdir()
             else:
                 (store / path).symlink_to(secret)
-            needed = path.name != "zarr.json" and path.parts[0] not in ("selections", "results")
+            needed = path.name not in ("zarr.json", "receipts.json") and path.parts[0] not in ("selections", "results")
             assert _check(store, changed=path) or not needed, (kind, path)
             shutil.rmtree(store)
 

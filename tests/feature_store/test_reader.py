@@ -279,10 +279,11 @@ def test_a_shard_whose_chunks_stand_in_another_order_reads_the_same(tmp_path: Pa
     index = np.array([[chunk_bytes, chunk_bytes], [0, chunk_bytes]], "<u8").tobytes()
     checksum = crc32c([index]).to_bytes(4, "little")
     path.write_bytes(content[chunk_bytes : 2 * chunk_bytes] + content[:chunk_bytes] + index + checksum)
-    found = open_store(str(tmp_path / "s")).features()
-    assert found.complete
-    np.testing.assert_array_equal(found.read(1, "cls"), all_tokens(spec, 1, "cls"))
-    np.testing.assert_array_equal(found.read(1, "cls", [9, 0, 15]), all_tokens(spec, 1, "cls")[[9, 0, 15]])
+    reader = TokenReader(root, token_array(folder, 1, "cls"), token_layout(spec, "cls"))
+    for rows in (np.arange(16), np.array([9, 0, 15])):
+        np.testing.assert_array_equal(reader.gather(rows), all_tokens(spec, 1, "cls")[rows])
+    with pytest.raises(CorruptError, match=r"c/0/0 is not what its receipt says \(checksum\)"):
+        open_store(str(tmp_path / "s")).features().read(1, "cls")
 
 
 def test_a_shard_that_nobody_can_read_is_corrupt(tmp_path: Path) -> None:
@@ -291,8 +292,9 @@ def test_a_shard_that_nobody_can_read_is_corrupt(tmp_path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[-10] ^= 1
     path.write_bytes(content)
+    reader = TokenReader(found.root, token_array(found.folder, 1, "cls"), token_layout(found.spec, "cls"))
     with pytest.raises(CorruptError, match=r"shard 1 of .* is neither Vitrine's nor one that zarr-python can read"):
-        found.read(1, "cls")
+        reader.gather(np.arange(21))
 
 
 def test_feature_sets_are_found_by_their_names_and_by_nothing_else(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from feature_store import (
     StoreNotFoundError,
     create_feature_set,
     create_store,
+    finish_feature_set,
     open_store,
     shards_of,
     write_shard,
@@ -72,6 +73,7 @@ def test_a_shard_written_twice_is_the_same_shard(tmp_path: Path) -> None:
     for shard in reversed(shards_of(spec.n_rows, spec.rows_per_shard)):
         write_shard(root, folder, spec, shard, shard_tokens(spec, shard))
     create_feature_set(root, "tiny", spec)
+    finish_feature_set(root, folder, spec)
     assert files_of(tmp_path) == before
 
 

@@ -93,10 +93,12 @@ def test_a_cut_or_lost_file_is_found_without_reading_data(store: Path) -> None:
         path.unlink()
         # A file that nothing states can only be found missing by whoever asks for it.
         unstated = name.startswith(("selections", "results", "runs"))
-        lost_receipt = "receipts" in name
+        lost_receipt = "receipts/" in name
+        lost_index = name.endswith("receipts.json")
         report = verify(store)
-        assert report.sound == (unstated or lost_receipt), name
+        assert report.sound == (unstated or lost_receipt or lost_index), name
         assert not lost_receipt or [finding.kind for finding in report.notes] == ["unfinished"]
+        assert not lost_index or [finding.kind for finding in report.notes] == ["index"]
         path.write_bytes(content)
 
 
@@ -191,6 +193,9 @@ def test_deep_holds_the_array_of_valid_rows_to_the_receipts(store: Path) -> None
     root = open_root(str(store))
     (path,) = (str(found.relative_to(store)) for found in store.glob("features/*/*/receipts/000000.json"))
     root.put(path, [record_bytes({**read_record(root, path), "invalid": []})])
+    (index,) = (str(found.relative_to(store)) for found in store.glob("features/*/*/receipts.json"))
+    assert kinds(verify(store)) == {index: "record"}
+    root.remove(index)
     assert verify(store).sound
     assert kinds(verify(store, deep=True)) == {path: "content"}
 

@@ -1,0 +1,49 @@
+"""Whether a file of this machine still has the checksum that its receipt states; asked once while it stays as it is.
+
+A pass over a file costs about as much as copying it out, so what was found is remembered for the life of the process,
+by the file's inode, size and times. A file that was changed or replaced is checked again.
+"""
+
+import mmap
+import os
+import time
+from pathlib import Path
+
+from feature_store.objects import crc32c
+
+# A file system's clock ticks in milliseconds, some in seconds: a file that was written just now could be written again
+# without another time to show for it, so what was found of it is not remembered.
+_SETTLED_S = 2
+_MOST_REMEMBERED = 1 << 17
+_Signature = tuple[int, int, int, int, int]
+_found: dict[Path, tuple[_Signature, int]] = {}
+
+
+def has_checksum(place: Path, expected: int) -> bool:
+    """Whether the file's bytes have this CRC-32C.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    signature = _signature(place.stat())
+    known = _found.get(place)
+    if known is None or known[0] != signature:
+        known = (signature, _checksum(place))
+        if time.time_ns() - max(signature[3:]) > _SETTLED_S * 1_000_000_000:
+            if len(_found) >= _MOST_REMEMBERED:
+                _found.clear()
+            _found[place] = known
+    return known[1] == expected
+
+
+def _signature(status: os.stat_result) -> _Signature:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _checksum(place: Path) -> int:
+    with place.open("rb") as file:
+        size_bytes = os.fstat(file.fileno()).st_size
+        if not size_bytes:
+            return crc32c([])
+        with mmap.mmap(file.fileno(), size_bytes, access=mmap.ACCESS_READ) as mapped:
+            return crc32c([memoryview(mapped)])
