@@ -32,6 +32,7 @@ RECORD_FILE = "dataset.json"
 MANIFEST_FILE = "manifest.parquet"
 ANNOTATIONS = "annotations.zarr"
 _ROWS_PER_BATCH = 1 << 17
+_POINTER_REMEDY = "Run the same `vitrine extract` again."
 _REMEDY = "Move its folder away and run the same `vitrine extract` again, which writes it anew."
 
 
@@ -116,6 +117,7 @@ def _write(root: ObjectRoot, dataset: StoredDataset, table: pa.Table, packer: Ma
     objects = [_put_part(root, dataset, MANIFEST_FILE, buffer.getbuffer())]
     objects += [_put_part(root, dataset, f"{ANNOTATIONS}/{name}", content) for name, content in packer.objects()]
     written = replace(dataset, objects=tuple(objects))
+    root.remove(f"{dataset.folder}/{layout.REMOVED_FILE}")  # whoever began a removal is overruled
     write_record(root, f"{dataset.folder}/{RECORD_FILE}", _record(written))
     return written
 
@@ -184,18 +186,32 @@ def dataset_in_force(root: ObjectRoot, name: str, views: str) -> StoredDataset:
     """
     path = layout.dataset_pointer(name, views)
     try:
-        fields = Fields(read_record(root, path), name=path, remedy="Run the same `vitrine extract` again.")
+        folder = read_pointer(root, path)
     except StoreNotFoundError as error:
         raise StoreNotFoundError(
             f"the store has no dataset {name!r} with views {views[:8]}; run the same `vitrine extract` again."
         ) from error
-    folder = fields.text("annotations_in_force")
-    if not layout.is_dataset_folder(folder, name, views):
-        raise fields.corrupt(f"it points to {folder[:200]!r}, which is no dataset of these views")
     dataset = read_dataset(root, folder)
     if dataset.views_digest != views:
-        raise fields.corrupt(f"it points to {folder}, whose views are {dataset.views_digest[:80]!r}, not {views!r}")
+        raise CorruptError(
+            f"{path}: it points to {folder}, whose views are {dataset.views_digest[:80]!r}, not {views!r}. "
+            f"{_POINTER_REMEDY}"
+        )
     return dataset
+
+
+def read_pointer(root: ObjectRoot, path: str) -> str:
+    """The folder of the dataset whose annotations are in force, by the file that says so.
+
+    Raises:
+        StoreNotFoundError: no such file.
+        CorruptError: it cannot be read, or leads elsewhere than to annotations of the same views.
+    """
+    fields = Fields(read_record(root, path), name=path, remedy=_POINTER_REMEDY)
+    folder = fields.text("annotations_in_force")
+    if not layout.is_annotations_of(folder, path):
+        raise fields.corrupt(f"it points to {folder[:200]!r}, which is no dataset of these views")
+    return folder
 
 
 def read_manifest(root: ObjectRoot, dataset: StoredDataset, columns: list[str] | None = None) -> pa.Table:

@@ -82,6 +82,29 @@ def _lock(descriptor: int) -> None:
             raise
 
 
+def share(descriptor: int) -> None:
+    """Lock an open file together with others who share it; waits while somebody has it alone."""
+    with contextlib.suppress(OSError):  # without locks nobody is held off, and `take_alone` never says yes
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+
+
+def take_alone(descriptor: int) -> bool | None:
+    """Lock an open file alone: True, or False where others share it, or None where the file system cannot tell."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return False if error.errno == errno.EWOULDBLOCK else None
+    return True
+
+
+def remove_empty_folders(folder: Path) -> None:
+    """Remove `folder` and what is under it, as far as there is no file in it."""
+    for parent, _, _ in os.walk(folder, topdown=False):
+        # A live writer that loses an empty folder makes it again.
+        with contextlib.suppress(OSError):
+            Path(parent).rmdir()
+
+
 def sweep_partials(folder: Path, *, recursive: bool) -> int:
     """Remove what killed writers left in `folder`, and say how many; a live writer's file is left alone."""
     swept = 0

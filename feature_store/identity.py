@@ -224,14 +224,19 @@ def require_same(stored: FeatureSetSpec, wanted: FeatureSetSpec) -> None:
     Raises:
         IdentityMismatchError: names every field that differs, with both values.
     """
-    # Through JSON, which knows no tuples.
-    left, right = (json.loads(canonical_json(spec.to_json())) for spec in (stored, wanted))
-    differences = _differences(left, right, "")
-    if differences:
-        lines = "; ".join(f"{path}: stored {left!r}, this run {right!r}" for path, left, right in differences)
+    differing = differences(stored, wanted)
+    if differing:
+        lines = "; ".join(f"{path}: stored {left!r}, this run {right!r}" for path, left, right in differing)
         raise IdentityMismatchError(
             f"this run would mix two feature sets in one place ({lines}). Use another --store, or the stored settings."
         )
+
+
+def differences(a: FeatureSetSpec, b: FeatureSetSpec) -> list[tuple[str, Any, Any]]:
+    """The dotted name of every field that differs, with both values."""
+    # Through JSON, which knows no tuples.
+    left, right = (json.loads(canonical_json(spec.to_json())) for spec in (a, b))
+    return _differences(left, right, "")
 
 
 def _differences(left: Any, right: Any, path: str) -> list[tuple[str, Any, Any]]:

@@ -14,6 +14,8 @@ SELECTIONS = "selections"
 RESULTS = "results"
 RUNS = "runs"
 ASIDE = "aside"
+# What is left of the record of a feature set or dataset whose removal was begun.
+REMOVED_FILE = "removed.json"
 _DIGITS = 8
 # File systems allow 255, and a partial file's name is 42 longer.
 _MAX_SEGMENT = 200
@@ -43,15 +45,15 @@ def dataset_folder(name: str, views_digest: str, annotations_digest: str) -> str
     return f"{DATASETS}/{slug(name)}/{views_digest[:_DIGITS]}-{annotations_digest[:_DIGITS]}"
 
 
-def is_dataset_folder(folder: str, name: str, views_digest: str) -> bool:
-    """Whether `folder` is one that `dataset_folder` could have named for these views."""
-    start = f"{DATASETS}/{slug(name)}/{views_digest[:_DIGITS]}-"
-    return folder.startswith(start) and re.fullmatch(rf"[0-9a-f]{{{_DIGITS}}}", folder.removeprefix(start)) is not None
-
-
 def dataset_pointer(name: str, views_digest: str) -> str:
     """The file that says which annotations of these views are in force."""
     return f"{DATASETS}/{slug(name)}/{views_digest[:_DIGITS]}.json"
+
+
+def is_annotations_of(folder: str, pointer: str) -> bool:
+    """Whether `folder` is one that `dataset_folder` could have named for the views of this pointer."""
+    start = f"{pointer.removesuffix('.json')}-"
+    return folder.startswith(start) and re.fullmatch(rf"[0-9a-f]{{{_DIGITS}}}", folder.removeprefix(start)) is not None
 
 
 def feature_set_folder(dataset: str, spec: FeatureSetSpec) -> str:

@@ -8,6 +8,7 @@ import contextlib
 import os
 import re
 import stat
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,16 @@ from typing import Any
 import google_crc32c
 import numpy as np
 
-from feature_store.durable_files import Buffer, make_folder, sweep_partials, sync_folder, write_file
+from feature_store.durable_files import (
+    Buffer,
+    make_folder,
+    remove_empty_folders,
+    share,
+    sweep_partials,
+    sync_folder,
+    take_alone,
+    write_file,
+)
 from feature_store.errors import CorruptError, StoreError, StoreNotFoundError
 
 _CREDENTIALS = re.compile(r"(?<=://)[^/@]*@")
@@ -99,6 +109,27 @@ class ObjectRoot:
         """Remove an object, so that it stays removed; nothing happens where there is none."""
         raise NotImplementedError
 
+    def tidy(self, folder: str) -> None:
+        """Remove `folder` and the folders in it, as far as they are empty."""
+
+    def join_writers(self, path: str) -> None:
+        """Let `alone` know, on this machine, that this process writes here, for as long as this root is in use.
+
+        Waits while another process is alone. Nothing that is written depends on it: it only keeps removals away.
+
+        Args:
+            path: of an object that every user of this root names, and that is never replaced.
+        """
+
+    @contextlib.contextmanager
+    def alone(self, path: str) -> Iterator[bool | None]:
+        """Keep those out who `join_writers` while the block runs.
+
+        Yields:
+            Whether they are out; False when one is at work, None where nobody can tell, as on object stores.
+        """
+        yield None
+
     def move(self, path: str, to: str) -> None:
         """Give an object another name, over any other of that name; at no instant is its content under neither.
 
@@ -131,6 +162,7 @@ class LocalRoot(ObjectRoot):
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        self._shared: int | None = None
         self.url = str(root)
 
     def local_path(self, path: str) -> Path:
@@ -213,6 +245,37 @@ class LocalRoot(ObjectRoot):
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             place.unlink()
             sync_folder(place.parent)
+
+    def tidy(self, folder: str) -> None:
+        """See `ObjectRoot.tidy`."""
+        remove_empty_folders(self.local_path(folder))
+
+    def join_writers(self, path: str) -> None:
+        """See `ObjectRoot.join_writers`."""
+        if self._shared is None:
+            self._shared = os.open(self.local_path(path), os.O_RDONLY)
+            weakref.finalize(self, os.close, self._shared)
+            share(self._shared)
+
+    @contextlib.contextmanager
+    def alone(self, path: str) -> Iterator[bool | None]:
+        """See `ObjectRoot.alone`."""
+        if self._shared is not None:
+            # Our own share is exchanged; a second lock of ours would stand in the way of the first.
+            try:
+                yield take_alone(self._shared)
+            finally:
+                share(self._shared)
+            return
+        try:
+            descriptor = os.open(self.local_path(path), os.O_RDONLY)
+        except FileNotFoundError:
+            yield True  # no writer can join without it
+            return
+        try:
+            yield take_alone(descriptor)
+        finally:
+            os.close(descriptor)
 
     def move(self, path: str, to: str) -> None:
         """See `ObjectRoot.move`."""

@@ -69,6 +69,19 @@ class FeatureStore:
 
         Args:
             partial: let evaluators answer from the committed shards alone where others are missing.
+            name: as `resolve` takes it.
+
+        Raises:
+            StoreNotFoundError: none fits.
+            StoreError: several fit; the error lists them.
+            CorruptError: its record cannot be read.
+        """
+        return FeatureSet(self.root, self.resolve(name), partial=partial)
+
+    def resolve(self, name: str | None = None) -> str:
+        """The whole name of one feature set.
+
+        Args:
             name: the whole name, `dataset/model`, a dataset, a model, or the first digits of a digest, as long as
                 only one feature set fits; None where the store has only one.
 
@@ -85,7 +98,7 @@ class FeatureStore:
             raise StoreNotFoundError(f"{asked} in {self.url} (there: {there}). `vitrine extract` makes one.")
         if len(fitting) > 1:
             raise StoreError(f"{len(fitting)} feature sets fit; name one with --features: {', '.join(fitting)}.")
-        return FeatureSet(self.root, fitting[0], partial=partial)
+        return fitting[0]
 
 
 def _fits(full: str, name: str) -> bool:

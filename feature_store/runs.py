@@ -3,6 +3,7 @@
 from typing import Any
 
 from feature_store.errors import CorruptError, StoreNotFoundError
+from feature_store.identity import FeatureSetSpec
 from feature_store.layout import RUNS
 from feature_store.objects import ObjectRoot
 from feature_store.records import read_record
@@ -26,3 +27,29 @@ def earlier_environments(root: ObjectRoot, feature_set: str) -> list[dict[str, A
         if not committed_nothing and environment not in found:
             found.append(environment)
     return found
+
+
+def stored_plan(root: ObjectRoot, feature_set: str) -> dict[str, Any] | None:
+    """The plan of the latest run that worked on a feature set, as its pipeline wrote it; None where none can be read.
+
+    Args:
+        root: the store.
+        feature_set: its folder.
+    """
+    for run_id in reversed(root.list(RUNS)):
+        try:
+            plan = read_record(root, f"{RUNS}/{run_id}/plan.json")
+        except (CorruptError, StoreNotFoundError):
+            continue
+        if plan.get("folder") == feature_set:
+            return plan
+    return None
+
+
+def planned_spec(root: ObjectRoot, feature_set: str) -> FeatureSetSpec | None:
+    """The record that a feature set had when it was last worked on; None where no plan tells it."""
+    spec = (stored_plan(root, feature_set) or {}).get("spec")
+    try:
+        return FeatureSetSpec.from_json(spec, name=f"the plan of {feature_set}") if isinstance(spec, dict) else None
+    except CorruptError:
+        return None

@@ -48,6 +48,7 @@ def create_store(url: str) -> ObjectRoot:
             f"no store can be made at {root.url} ({error.strerror or error}); choose a folder that you may write."
         ) from error
     check_store(root)
+    root.join_writers(layout.STORE_FILE)
     # What killed runs left; a feature set's own folder is swept by the run that goes on with it.
     root.sweep_partials("", recursive=False)
     for folder in (layout.DATASETS, layout.SELECTIONS, layout.RESULTS, layout.RUNS):
@@ -108,6 +109,7 @@ def create_feature_set(root: ObjectRoot, dataset: str, spec: FeatureSetSpec) -> 
     path = f"{folder}/feature_set.json"
     if not root.put_new(path, record):
         require_same(read_spec(root, folder), spec)
+    root.remove(f"{folder}/{layout.REMOVED_FILE}")  # whoever began a removal is overruled
     _write_array_metadata(root, folder, spec)
     return folder
 

@@ -1,13 +1,14 @@
 """One extraction from beginning to end: plan, cost, the missing shards through an engine, and what came of it."""
 
 import contextlib
+import json
 import os
 import secrets
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from feature_store import FeatureSet, Shard, create_feature_set, create_store, finish_feature_set, register_dataset
+from feature_store import (
+    FeatureSet,
+    Shard,
+    create_feature_set,
+    create_store,
+    finish_feature_set,
+    read_dataset,
+    register_dataset,
+)
 from feature_store.arrays import row_bytes
 from feature_store.errors import StoreError
-from feature_store.identity import FeatureSetSpec, Identity
+from feature_store.identity import FeatureSetSpec, Identity, require_same
 from feature_store.layout import feature_set_folder, run_file
 from feature_store.objects import ObjectRoot
 from feature_store.reader import FeatureStore
@@ -27,12 +36,20 @@ from feature_store.records import write_record
 from feature_store.shards import missing_shards, shards_of
 from feature_store.writer import committed_receipts, read_spec
 from pipelines.backbones import Backbone, BackboneRequest, kernel_name
+from pipelines.backbones.checkpoint import file_sha256
 from pipelines.datasets import Dataset
 from pipelines.environment import current_environment, require_same_environment
 from pipelines.extract import cached_backbone
 from pipelines.failures import ShardFailure
 from pipelines.meter import STAGES, read_counts
-from pipelines.plan import ExtractionPlan, ExtractionSettings, feature_set_spec, require_possible, with_stored_shape
+from pipelines.plan import (
+    ExtractionPlan,
+    ExtractionSettings,
+    PlanError,
+    feature_set_spec,
+    require_possible,
+    with_stored_shape,
+)
 from pipelines.stopping import stopping_on_signals
 
 # Free space to leave: receipts, zarr.json files, and whatever else the machine does.
@@ -185,6 +202,41 @@ def prepare_extraction(
     )
 
 
+def prepare_rerun(plan: ExtractionPlan, *, store: str) -> Prepared:
+    """Prepare the missing shards of a feature set from the plan of an earlier run, without its dataset's adapter.
+
+    Args:
+        plan: as it stands in the store.
+        store: URL of the store, since the plan's own says nothing of its user.
+
+    Raises:
+        PlanError: images or weights are no longer where the plan says, or are others.
+        StoreError: the feature set or its dataset cannot be read, or was begun in another environment.
+    """
+    root = create_store(store)
+    spec = read_spec(root, plan.folder)
+    require_same(spec, plan.spec)
+    dataset = read_dataset(root, plan.dataset_folder)
+    weights = Path(plan.backbone.weights)
+    if not Path(plan.dataset_root).is_dir():
+        raise PlanError(f"the images are no longer in {plan.dataset_root}; run `vitrine extract` with their new place.")
+    if not weights.is_file() or file_sha256(weights) != plan.backbone.weights_sha256:
+        raise PlanError(f"{weights} is gone or has other weights; run `vitrine extract` with those of before.")
+    receipts = committed_receipts(root, plan.folder, spec)
+    if receipts:
+        require_same_environment(root, plan.folder, current_environment(plan.backbone.device))
+    return Prepared(
+        root=root,
+        plan=replace(plan, store=store, threads=max(1, len(os.sched_getaffinity(0)))),
+        backbone=cached_backbone(plan.backbone, spec.attention_kernel),
+        dataset=dataset.spec.name,
+        name=plan.folder.removeprefix("features/"),
+        missing=missing_shards(shards_of(spec.n_rows, spec.rows_per_shard), receipts),
+        already=len(receipts),
+        done_as=None,
+    )
+
+
 def _complete_superset(root: ObjectRoot, spec: FeatureSetSpec) -> str | None:
     """A complete feature set of the same computation that already has every array asked for."""
     for name in FeatureStore(root).names():
@@ -286,6 +338,8 @@ def run_extraction(
         record = _run_record(prepared, engine, workers)
         run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
         write_record(root, run_file(run_id, "run.json"), record)
+        # Without what a URL may say of its user: whoever reruns it names the store again.
+        write_record(root, run_file(run_id, "plan.json"), json.loads(replace(plan, store=root.url).to_json()))
         with stopping_on_signals() as stop:
             failures = engine(plan, prepared.missing, folder, workers)
             outcome = _outcome(prepared, failures, folder, start=start, interrupted=stop.number)

@@ -10,7 +10,7 @@ from vitrine.extract_command import extract
 from vitrine.probe_commands import knn, linear, prune, variance
 from vitrine.query_commands import query
 from vitrine.store_commands import ls, results, show
-from vitrine.upkeep_commands import verify
+from vitrine.upkeep_commands import cp, diff, gc, repair, rm, verify
 
 app = typer.Typer(
     help="Frozen ViT features in a crash-proof store: extract once, answer every later question from the store alone.",
@@ -32,6 +32,11 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "linear": linear,
     "results": results,
     "verify": verify,
+    "repair": repair,
+    "diff": diff,
+    "gc": gc,
+    "rm": rm,
+    "cp": cp,
     "demo": demo,
 }
 for name, command in COMMANDS.items():

@@ -3,12 +3,10 @@
 import re
 
 from feature_store import layout
-from feature_store.datasets import RECORD_FILE, StoredDataset, open_masks, read_dataset, read_manifest
-from feature_store.errors import CorruptError, StoreError
+from feature_store.datasets import RECORD_FILE, StoredDataset, open_masks, read_dataset, read_manifest, read_pointer
+from feature_store.errors import CorruptError, StoreError, StoreNotFoundError
 from feature_store.manifest import annotations_digest, check_manifest, mask_digest, views_digest
-from feature_store.records import Fields
 from feature_store.upkeep.inspection import Inspection, StatedData, is_partial
-from feature_store.upkeep.removal import REMOVED_FILE
 
 _REMEDY = "`vitrine repair` moves it aside, and the same `vitrine extract` registers the dataset again."
 _POINTER = re.compile(r"[0-9a-f]{8}\.json")
@@ -35,14 +33,13 @@ def _check_pointer(inspection: Inspection, path: str) -> None:
     if content is None:
         return
     try:
-        folder = Fields(content, name=path, remedy=_REMEDY).text("annotations_in_force")
+        folder = read_pointer(inspection.root, path)
+    except StoreNotFoundError:
+        return
     except CorruptError as error:
         inspection.problem(path, "record", str(error))
         return
-    expected = path.removesuffix(".json")
-    if re.fullmatch(rf"{re.escape(expected)}-[0-9a-f]{{8}}", folder) is None:
-        inspection.problem(path, "record", f"{path} points to {folder[:200]!r}, no dataset of these views. {_REMEDY}")
-    elif inspection.size_of(f"{folder}/{RECORD_FILE}") is None:
+    if inspection.size_of(f"{folder}/{RECORD_FILE}") is None:
         text = f"{path} says that {folder} is in force, which has no {RECORD_FILE}. {_REMEDY}"
         inspection.problem(f"{folder}/{RECORD_FILE}", "missing", text)
 
@@ -71,7 +68,7 @@ def _check_dataset(inspection: Inspection, folder: str) -> StoredDataset | None:
 def _explain_lost_record(inspection: Inspection, folder: str) -> None:
     there = [path for path in inspection.under(folder) if not is_partial(path)]
     inspection.know(*there)
-    if f"{folder}/{REMOVED_FILE}" in there:
+    if f"{folder}/{layout.REMOVED_FILE}" in there:
         text = f"the removal of {folder} was begun and not finished; `vitrine gc --yes` or the same `vitrine rm` does."
         inspection.note(folder, "removal", text)
     elif there:

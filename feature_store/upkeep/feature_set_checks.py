@@ -12,7 +12,6 @@ from feature_store.receipts import Receipt
 from feature_store.receipts_index import contradiction
 from feature_store.shards import Shard, shards_of
 from feature_store.upkeep.inspection import Inspection, StatedData, is_partial
-from feature_store.upkeep.removal import REMOVED_FILE
 from feature_store.writer import states_shard, zarr_metadata_files
 
 _SHARD_REMEDY = "`vitrine repair` moves it aside with its receipt; the same `vitrine extract` computes the shard again."
@@ -76,7 +75,7 @@ def _check_record(inspection: Inspection, folder: str) -> FeatureSetSpec | None:
 def _explain_lost_record(inspection: Inspection, folder: str) -> None:
     there = [path for path in inspection.under(folder) if not is_partial(path)]
     inspection.know(*there)
-    if f"{folder}/{REMOVED_FILE}" in there:
+    if f"{folder}/{layout.REMOVED_FILE}" in there:
         text = f"the removal of {folder} was begun and not finished; `vitrine gc --yes` or the same `vitrine rm` does."
         inspection.note(folder, "removal", text)
     elif there:

@@ -6,24 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from feature_store import FeatureStore, StoreError, create_feature_set, create_store, write_selection
-from feature_store.objects import ObjectRoot
+from feature_store import FeatureStore, StoreError, create_feature_set, create_store
 from feature_store.records import read_record, record_bytes, write_record
-from feature_store.results import write_result
 from feature_store.roots import open_root
 from feature_store.upkeep import VerifyReport, verify_store
 from feature_store.upkeep.coverage import choose_sample
 from feature_store.upkeep.inspection import Inspection
-from tests.feature_store.samples import fill_store, make_selection, make_spec, register, write_missing
-
-
-def make_whole(url: str) -> ObjectRoot:
-    """A store with something of everything."""
-    found = fill_store(url, layers=(1, 2), invalid=[2])
-    write_selection(found.root, make_selection())
-    write_result(found.root, "knn", {"k": 1, "feature_set": found.digest}, {"miou": 0.5})
-    write_record(found.root, "runs/20260101T000000-abcdef/run.json", {"feature_set": found.folder})
-    return found.root
+from tests.feature_store.samples import make_spec, register, write_missing
+from tests.feature_store.upkeep.stores import make_whole
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,93 @@
+"""repair: what fails moves aside under its own path, what follows from the rest is written anew, nothing is lost."""
+
+import random
+from pathlib import Path
+
+import pytest
+
+from feature_store import FeatureStore, StoreError, create_store
+from feature_store.records import write_record
+from feature_store.roots import open_root
+from feature_store.upkeep import repair_store, verify_store
+from tests.feature_store.samples import files_of, register, write_missing
+from tests.feature_store.upkeep.stores import make_whole
+
+
+def test_a_sound_store_is_left_as_it_is(store_url: str) -> None:
+    root = make_whole(store_url)
+    before = list(root.walk(""))
+    report = repair_store(root)
+    assert (report.found, report.moved, report.remade, report.aside, report.done) == ((), (), (), None, True)
+    assert list(root.walk("")) == before
+
+
+def test_a_damaged_shard_moves_aside_with_its_receipt_and_is_computed_again(store_url: str) -> None:
+    root = make_whole(store_url)
+    features = FeatureStore(root).features()
+    before = {path: root.read(path) for path, _ in root.walk("features")}
+    damaged = f"{features.folder}/tokens.zarr/layer_2/cls/c/1/0"
+    root.put(damaged, [b"\1" * len(before[damaged])])
+    report = repair_store(root)
+    assert report.moved == (f"{features.folder}/receipts/000001.json", damaged)
+    assert root.read(f"{report.aside}/{damaged}") == b"\1" * len(before[damaged])
+    assert report.left == ()
+    ((unfinished),) = report.unfinished
+    assert (unfinished.feature_set, unfinished.shards) == (features.name, (1,))
+    write_missing(root, features.folder, features.spec, invalid=[2])
+    assert {path: root.read(path) for path, _ in root.walk("features")} == before
+    assert verify_store(root, deep=True).sound
+
+
+def test_metadata_that_follows_from_the_rest_is_written_anew(tmp_path: Path) -> None:
+    root = make_whole(str(tmp_path))
+    spec = FeatureStore(root).features().spec
+    folder = FeatureStore(root).features().folder
+    write_record(root, "runs/20260102T000000-abcdef/plan.json", {"folder": folder, "spec": spec.to_json()})
+    before = files_of(tmp_path)
+    remade = [
+        path
+        for path in before
+        if path.endswith(("zarr.json", "vitrine.json", "feature_set.json")) and not path.startswith("datasets")
+    ]
+    remade += [path for path in before if path.startswith("datasets") and path.count("/") == 2]
+    for change in (lambda path: path.write_bytes(b"{}"), Path.unlink):
+        for path in remade:
+            change(tmp_path / path)
+        report = repair_store(root)
+        assert report.done, report.left
+        assert sorted(report.remade) == sorted(remade)
+        assert {path: data for path, data in files_of(tmp_path).items() if not path.startswith("aside")} == before
+
+
+def test_nothing_is_ever_deleted_and_what_is_left_is_named(tmp_path: Path) -> None:
+    chance = random.Random(3)
+    root = make_whole(str(tmp_path))
+    for path, data in files_of(tmp_path).items():
+        (tmp_path / path).write_bytes(chance.randbytes(len(data)))
+        damaged = (tmp_path / path).read_bytes()
+        report = repair_store(root)
+        assert damaged == root.read(f"{report.aside}/{path}")
+        assert not (report.left and any(problem.kind != "missing" for problem in report.left)), report.left
+        for moved in report.moved:
+            (tmp_path / moved).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / f"{report.aside}/{moved}").rename(tmp_path / moved)
+        (tmp_path / path).write_bytes(data)
+        assert verify_store(root, deep=True).sound
+
+
+def test_of_two_sets_of_annotations_none_is_put_in_force_by_guess(tmp_path: Path) -> None:
+    root = make_whole(str(tmp_path))
+    register(root, 21, label_of_first=1)
+    (pointer,) = tmp_path.glob("datasets/tiny/*.json")
+    pointer.unlink()
+    report = repair_store(root)
+    assert report.remade == ()
+    assert [problem.kind for problem in report.left] == ["missing"]
+    assert "run the same `vitrine extract` again" in report.left[0].text
+
+
+def test_beside_a_writer_nothing_is_moved(tmp_path: Path) -> None:
+    writer = create_store(str(tmp_path))
+    with pytest.raises(StoreError, match="wait until it is done, or stop it, and repair again"):
+        repair_store(open_root(str(tmp_path)))
+    assert writer.exists("vitrine.json")
