@@ -217,10 +217,11 @@ def prepare_rerun(plan: ExtractionPlan, *, store: str) -> Prepared:
     spec = read_spec(root, plan.folder)
     require_same(spec, plan.spec)
     dataset = read_dataset(root, plan.dataset_folder)
-    weights = Path(plan.backbone.weights)
     if not Path(plan.dataset_root).is_dir():
         raise PlanError(f"the images are no longer in {plan.dataset_root}; run `vitrine extract` with their new place.")
-    if not weights.is_file() or file_sha256(weights) != plan.backbone.weights_sha256:
+    weights = Path(plan.backbone.weights)
+    # Empty for a model without a file.
+    if plan.backbone.weights and (not weights.is_file() or file_sha256(weights) != plan.backbone.weights_sha256):
         raise PlanError(f"{weights} is gone or has other weights; run `vitrine extract` with those of before.")
     receipts = committed_receipts(root, plan.folder, spec)
     if receipts:

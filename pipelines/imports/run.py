@@ -28,10 +28,10 @@ from feature_store import (
     write_shard,
 )
 from feature_store.arrays import row_bytes
-from feature_store.canonical import pretty_json
 from feature_store.identity import STORAGE_DTYPES
 from feature_store.layout import run_file
 from feature_store.objects import ObjectRoot, crc32c
+from feature_store.records import write_record
 from feature_store.shards import ROWS_PER_CHUNK
 from feature_store.writer import committed_receipts
 from pipelines.extract import NON_FINITE
@@ -254,7 +254,7 @@ def _commit(work: _Work, progress: Progress | None) -> ImportOutcome:
     run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
     record = _run_record(folder, spec, work.vectors.layout, len(missing))
     if missing:
-        root.put(run_file(run_id, "run.json"), [pretty_json(record)])
+        write_record(root, run_file(run_id, "run.json"), record)
     committed = 0
     for shard in missing:
         if stop_requested.is_set():
@@ -277,7 +277,7 @@ def _commit(work: _Work, progress: Progress | None) -> ImportOutcome:
     )
     if missing:
         finished = {"finished": datetime.now(UTC).isoformat(timespec="seconds"), "outcome": outcome.to_json()}
-        root.put(run_file(run_id, "run.json"), [pretty_json({**record, **finished})])
+        write_record(root, run_file(run_id, "run.json"), {**record, **finished})
     return outcome
 
 

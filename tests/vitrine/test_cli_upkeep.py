@@ -1,0 +1,151 @@
+"""verify, repair, diff, gc, rm and cp as a user runs them."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from feature_store import FeatureStore, create_store
+from feature_store.roots import open_root
+from tests.feature_store.samples import files_of
+
+from .conftest import Run
+
+
+@pytest.fixture
+def store(tiny_store: Path, tmp_path: Path) -> Path:
+    """A copy of the store to break."""
+    return Path(shutil.copytree(tiny_store, tmp_path / "store"))
+
+
+def one(store: Path, pattern: str) -> Path:
+    return sorted(store.glob(f"features/*/*/{pattern}"))[0]
+
+
+def spoil(path: Path) -> bytes:
+    content = path.read_bytes()
+    path.write_bytes(bytes([content[0] ^ 1]) + content[1:])
+    return content
+
+
+def test_verify_says_sound_and_what_it_read(vitrine: Run, store: Path) -> None:
+    for options, shares in (((), 0), (("--deep",), 1)):
+        ran = vitrine("verify", store, *options, "--json")
+        assert (ran.code, ran.json["sound"], ran.json["problems"]) == (0, True, [])
+        assert ran.json["bytes_read"] == shares * ran.json["bytes_in_all"]
+    ran = vitrine("verify", store, "--sample", "10%", "--json")
+    assert ran.code == 0
+    assert 0.1 <= ran.json["share_over_time"] < 1
+    assert "sound" in vitrine("verify", store).out
+
+
+def test_verify_names_what_is_wrong_and_the_way_out(vitrine: Run, store: Path) -> None:
+    spoil(one(store, "tokens.zarr/layer_6/patches/c/0/0/0"))
+    assert vitrine("verify", store).code == 0
+    ran = vitrine("verify", store, "--deep")
+    assert ran.code == 1
+    assert "checksum: features/" in ran.out
+    assert "`vitrine repair` moves it aside" in " ".join(ran.out.split())
+    assert vitrine("verify", store, "--deep", "--features", "tiny", "--json").json["problems"][0]["kind"] == "checksum"
+    (store / "vitrine.json").unlink()
+    assert vitrine("verify", store, "--json").json["problems"][-1]["path"] == "vitrine.json"
+
+
+@pytest.mark.parametrize("share", ["0", "101%", "-1", "x", "nan"])
+def test_an_impossible_sample_is_wrong_usage(vitrine: Run, store: Path, share: str) -> None:
+    ran = vitrine("verify", store, f"--sample={share}")
+    assert ran.code == 2
+    assert "give a share above 0 and up to 1" in ran.err
+
+
+@pytest.mark.parametrize("command", ["verify", "repair", "gc", "diff", "cp", "rm"])
+def test_where_there_is_no_store_it_says_so(vitrine: Run, tmp_path: Path, command: str) -> None:
+    more = {"diff": [tmp_path], "cp": [tmp_path / "to"], "rm": ["x"]}.get(command, [])
+    ran = vitrine(command, tmp_path / "nothing", *more)
+    assert (ran.code, ran.out) == (1, "")
+    assert "no store at" in ran.err
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_repair_moves_aside_and_reruns_from_the_stored_plan(vitrine: Run, store: Path, tiny_store: Path) -> None:
+    spoil(one(store, "tokens.zarr/layer_6/patches/c/0/0/0"))
+    spoil(one(store, "feature_set.json"))
+    (store / "notes.txt").write_text("mine")
+    ran = vitrine("repair", store, "--json")
+    assert ran.code == 3
+    ((unfinished),) = ran.json["unfinished"]
+    assert unfinished["shards"] == [0]
+    assert (store / ran.json["aside"] / "notes.txt").read_text() == "mine"
+    assert "lacks 1 shards" in vitrine("repair", store).out
+    ran = vitrine("repair", store, "--rerun", "--json")
+    assert (ran.code, ran.json["reruns"][0]["complete"]) == (0, True), ran.err
+    assert files_of(store / "features") == files_of(tiny_store / "features")
+    assert vitrine("verify", store, "--deep").code == 0
+
+
+def test_a_rerun_without_its_images_says_so(vitrine: Run, store: Path) -> None:
+    for plan in store.glob("runs/*/plan.json"):
+        plan.unlink()
+    one(store, "receipts/*.json").unlink()
+    ran = vitrine("repair", store, "--rerun", "--json")
+    assert ran.code == 3
+    assert "run the same `vitrine extract` again" in ran.json["reruns"][0]["reason"]
+
+
+def test_diff_tells_equal_from_not(vitrine: Run, store: Path, tiny_store: Path) -> None:
+    ran = vitrine("diff", tiny_store, store, "--json")
+    assert (ran.code, ran.json["equal"]) == (0, True)
+    spoil(one(store, "tokens.zarr/layer_6/patches/c/0/0/0"))
+    ran = vitrine("diff", tiny_store, store)
+    assert ran.code == 1
+    assert "not equal" in ran.out
+    ran = vitrine("diff", f"{store}#tiny", store, "--json")
+    assert ran.json["comparisons"][0]["arrays"][0]["first_row"] is None
+
+
+def test_gc_is_dry_until_told(vitrine: Run, store: Path) -> None:
+    (store / "aside" / "1").mkdir(parents=True)
+    (store / "aside" / "1" / "x").write_text("x")
+    before = files_of(store)
+    assert "nothing was removed: pass --yes" in vitrine("gc", store, "--aside").out
+    assert files_of(store) == before
+    ran = vitrine("gc", store, "--aside", "--yes", "--json")
+    assert [each["path"] for each in ran.json["garbage"]] == ["aside/1"]
+    assert set(before) - set(files_of(store)) == {"aside/1/x"}
+
+
+def test_rm_asks_for_yes_and_refuses_a_dataset_in_use(vitrine: Run, store: Path) -> None:
+    before = files_of(store)
+    ran = vitrine("rm", store, "tiny")
+    assert ran.code == 1
+    assert "nothing was removed; pass --yes" in ran.out
+    ran = vitrine("rm", store, "datasets/tiny", "--yes")
+    assert ran.code == 1
+    assert "is in use" in ran.err
+    assert files_of(store) == before
+    assert vitrine("rm", store, "tiny", "--yes", "--json").json["removed"]
+    assert vitrine("rm", store, "datasets/tiny", "--yes").code == 0
+    assert not list(store.glob("*/tiny*"))
+    assert vitrine("verify", store).code == 0
+
+
+def test_rm_beside_a_writer_is_refused(vitrine: Run, store: Path) -> None:
+    writer = create_store(str(store))
+    ran = vitrine("rm", store, "tiny", "--yes")
+    assert ran.code == 1
+    assert "another process of this machine is writing" in ran.err
+    assert FeatureStore(writer).names()
+
+
+def test_cp_copies_what_is_asked_and_reports_what_fails(vitrine: Run, store: Path, tmp_path: Path) -> None:
+    ran = vitrine("cp", store, tmp_path / "copy", "--json")
+    assert (ran.code, ran.json["shards_failed"]) == (0, 0)
+    assert files_of(store / "features") == files_of(tmp_path / "copy" / "features")
+    assert vitrine("diff", store, tmp_path / "copy").code == 0
+    spoil(one(store, "tokens.zarr/layer_6/patches/c/0/0/0"))
+    ran = vitrine("cp", store, tmp_path / "another", "--features", "tiny")
+    assert ran.code == 3
+    assert "is not what its record says (checksum)" in " ".join(ran.out.split())
+    assert "1 failed" in " ".join(ran.out.split())
+    assert vitrine("verify", tmp_path / "another", "--deep").code == 0
+    assert open_root(str(tmp_path / "another")).exists("vitrine.json")
