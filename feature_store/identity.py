@@ -72,10 +72,15 @@ class Identity:
     @property
     def computation(self) -> str:
         """Sha256 without layers, kinds and storage: what two requests for the same forward pass share."""
-        kept = self.to_json()
-        for name in ("layers", "token_kinds", "storage_dtype"):
-            del kept[name]
-        return digest_of(kept)
+        return self._digest_without("layers", "token_kinds", "storage_dtype")
+
+    @property
+    def recipe(self) -> str:
+        """As `computation`, without the views too: what makes the tokens of a view, whatever its dataset."""
+        return self._digest_without("layers", "token_kinds", "storage_dtype", "views_digest")
+
+    def _digest_without(self, *names: str) -> str:
+        return digest_of({name: value for name, value in self.to_json().items() if name not in names})
 
 
 @dataclass(frozen=True, kw_only=True)

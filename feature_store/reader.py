@@ -15,7 +15,7 @@ from feature_store.errors import CorruptError, IncompleteError, StoreError, Stor
 from feature_store.identity import FeatureSetSpec, TokenKind
 from feature_store.intact import has_checksum
 from feature_store.masks import MaskReader
-from feature_store.objects import ObjectRoot
+from feature_store.objects import ObjectRoot, crc32c
 from feature_store.query.patches import PatchChoice, n_chosen, patch_numbers
 from feature_store.query.rows import BLOCK_BYTES, RowQueries
 from feature_store.receipts import InvalidRow, Receipt
@@ -377,17 +377,31 @@ class FeatureSet(RowQueries):
             if size_bytes <= max(n_rows * array_layout.row_bytes * _CHECKED_PER_READ, _CHECKED_ALWAYS_BYTES):
                 self._require_intact(array, index)
 
-    def _require_intact(self, array: str, index: int) -> None:
+    def require_intact(self, layer: int | str, kind: TokenKind, rows: np.ndarray[Any, Any]) -> None:
+        """Hold every object behind some rows to its receipt's checksum, also behind a URL.
+
+        Raises:
+            CorruptError: an object was changed after it was written.
+        """
+        array = layout.token_array(self.folder, self.layer_number(layer), kind)
+        for index in np.unique(self._row_numbers(rows) // self.spec.rows_per_shard).tolist():
+            self._require_intact(array, index, remote_too=True)
+
+    def _require_intact(self, array: str, index: int, *, remote_too: bool = False) -> None:
         for stored in self.receipts[index].objects:
             path = f"{self.folder}/{stored.path}"
             if not path.startswith(f"{array}/"):
                 continue
             place = self.root.local_path(path)
             # Behind a URL the check would fetch every object twice; there it is made while a whole shard goes by.
-            if place is None:
+            if place is None and not remote_too:
                 continue
             try:
-                intact = has_checksum(place, stored.crc32c)
+                intact = (
+                    crc32c([self.root.read(path)]) == stored.crc32c
+                    if place is None
+                    else has_checksum(place, stored.crc32c)
+                )
             except FileNotFoundError as error:
                 raise missing_object(path) from error
             if not intact:

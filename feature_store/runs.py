@@ -10,9 +10,11 @@ from feature_store.records import read_record
 
 
 def earlier_environments(root: ObjectRoot, feature_set: str) -> list[dict[str, Any]]:
-    """The distinct environments of the runs that may have committed shards of a feature set, oldest run first.
+    """The distinct environments that rows of a feature set may come from, oldest run first.
 
-    A run that was killed says nothing of what it committed, and counts; one that says it committed nothing does not.
+    They are those of the runs that may have committed shards of it, and of the feature sets that those runs copied rows
+    from. A run that was killed says nothing of what it committed, and counts; one that says it committed nothing does
+    not.
     """
     found: list[dict[str, Any]] = []
     for run_id in root.list(RUNS):
@@ -24,8 +26,8 @@ def earlier_environments(root: ObjectRoot, feature_set: str) -> list[dict[str, A
         if record.get("feature_set") != feature_set or not isinstance(environment, dict):
             continue
         committed_nothing = isinstance(outcome, dict) and outcome.get("committed") == 0
-        if not committed_nothing and environment not in found:
-            found.append(environment)
+        if not committed_nothing:
+            found += [one for one in (environment, *_copied_along(record)) if one not in found]
     return found
 
 
@@ -53,3 +55,17 @@ def planned_spec(root: ObjectRoot, feature_set: str) -> FeatureSetSpec | None:
         return FeatureSetSpec.from_json(spec, name=f"the plan of {feature_set}") if isinstance(spec, dict) else None
     except CorruptError:
         return None
+
+
+def _copied_along(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """The environments of the feature sets that a run copied rows from, as its record states them."""
+    found = []
+    for source in _list(record.get("reused_from")):
+        of_source = source.get("environments") if isinstance(source, dict) else None
+        found += [environment for environment in _list(of_source) if isinstance(environment, dict)]
+    return found
+
+
+def _list(value: Any) -> list[Any]:
+    """A stranger's value where it is a list, else nothing."""
+    return value if isinstance(value, list) else []

@@ -32,17 +32,24 @@ def current_environment(device: str) -> dict[str, str]:
     }
 
 
+def environment_difference(root: ObjectRoot, feature_set: str, environment: dict[str, str]) -> str | None:
+    """What differs between an environment and those that made a feature set so far, with both values; or None."""
+    for earlier in earlier_environments(root, feature_set):
+        differing = [name for name in _COMPARED if earlier.get(name) != environment[name]]
+        if differing:
+            return "; ".join(f"{n}: begun with {earlier.get(n)!r}, now {environment[n]!r}" for n in differing)
+    return None
+
+
 def require_same_environment(root: ObjectRoot, feature_set: str, environment: dict[str, str]) -> None:
     """Refuse to go on with a feature set that was begun elsewhere.
 
     Raises:
         MixedEnvironmentError: names every field that differs, with both values.
     """
-    for earlier in earlier_environments(root, feature_set):
-        differing = [name for name in _COMPARED if earlier.get(name) != environment[name]]
-        if differing:
-            values = "; ".join(f"{n}: begun with {earlier.get(n)!r}, now {environment[n]!r}" for n in differing)
-            raise MixedEnvironmentError(
-                f"{feature_set} was begun in another environment ({values}), and rows could differ in their last bits. "
-                "Finish it there, use another --store, or pass --allow-mixed-environment."
-            )
+    difference = environment_difference(root, feature_set, environment)
+    if difference is not None:
+        raise MixedEnvironmentError(
+            f"{feature_set} was begun in another environment ({difference}), and rows could differ in their last bits. "
+            "Finish it there, use another --store, or pass --allow-mixed-environment."
+        )

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
+from jaxtyping import Int64
 
 from feature_store import InvalidRow, Receipt, Shard, TokenKind, read_dataset, read_manifest, write_shard
 from feature_store.arrays import token_layout, token_names
@@ -22,10 +23,12 @@ from pipelines.backbones import Backbone, BackboneRequest, load_backbone
 from pipelines.meter import Meter
 from pipelines.plan import ExtractionPlan, view_columns, views_of
 from pipelines.prefetch import HOPELESS_ERRORS, prepare_views, with_retries
+from pipelines.reuse import copy_rows, row_map
 from pipelines.stopping import StopRequestedError, stop_requested
 
 NON_FINITE = "non_finite"
 ShardTokens = dict[tuple[int, TokenKind], np.ndarray[Any, Any]]
+Places = Int64[np.ndarray, " places"]
 
 
 class StoreUnwritableError(OSError):
@@ -36,7 +39,7 @@ class StoreUnwritableError(OSError):
 
 
 def extract_shard(plan: ExtractionPlan, shard: Shard, *, meter: Meter | None = None) -> Receipt:
-    """Compute and commit one shard.
+    """Compute and commit one shard; rows that a source of the plan has are copied from there.
 
     Args:
         plan: what to do.
@@ -55,26 +58,43 @@ def extract_shard(plan: ExtractionPlan, shard: Shard, *, meter: Meter | None = N
     _check_stop()
     meter = meter or Meter()
     with meter.shard(shard.index):
-        backbone = cached_backbone(plan.backbone, plan.spec.attention_kernel)
         manifest = _manifest(plan.store, plan.dataset_folder)
-        meter.begin_computing()
-        tokens, invalid = compute_shard(plan, shard, backbone, manifest, meter)
+        tokens = _zeros(plan, shard)
+        places = _copy_and_name_the_rest(plan, shard, tokens, meter)
+        invalid = compute_rows(plan, shard, places, tokens, manifest, meter) if places.size else []
         with meter.stage("write"):
             return _commit(plan, shard, tokens, invalid)
 
 
-def compute_shard(
-    plan: ExtractionPlan, shard: Shard, backbone: Backbone, manifest: pa.Table, meter: Meter
-) -> tuple[ShardTokens, list[InvalidRow]]:
-    """The tokens of one shard, by (layer, kind), and its invalid rows; nothing is written."""
-    tokens = {
+def _zeros(plan: ExtractionPlan, shard: Shard) -> ShardTokens:
+    return {
         (layer, kind): np.zeros((shard.n_rows, *plan.spec.row_shape(kind)), dtype=token_layout(plan.spec, kind).dtype)
         for layer, kind in token_names(plan.spec)
     }
+
+
+def _copy_and_name_the_rest(plan: ExtractionPlan, shard: Shard, tokens: ShardTokens, meter: Meter) -> Places:
+    """Copy what the plan's sources have; the places of the shard that are left to compute, ascending."""
+    places = np.arange(shard.n_rows)
+    if not plan.sources:
+        return places
+    with meter.stage("copy"):
+        copied = copy_rows(row_map(plan.store, plan.dataset_folder, plan.sources), shard, tokens)
+    meter.add_reused(len(copied))
+    return np.setdiff1d(places, copied, assume_unique=True)
+
+
+def compute_rows(
+    plan: ExtractionPlan, shard: Shard, places: Places, tokens: ShardTokens, manifest: pa.Table, meter: Meter
+) -> list[InvalidRow]:
+    """Fill in the tokens of some places of a shard, and give its invalid rows; nothing is written."""
+    backbone = cached_backbone(plan.backbone, plan.spec.attention_kernel)
+    meter.begin_computing()
     batches = _Batches(backbone, tokens, meter, plan.spec.batch_size)
+    of_shard = views_of(manifest, shard.start, shard.stop)
     views = prepare_views(
         Path(plan.dataset_root),
-        views_of(manifest, shard.start, shard.stop),
+        [of_shard[place] for place in places],
         backbone.preprocessing,
         batch_size=plan.spec.batch_size,
         threads=plan.threads,
@@ -83,13 +103,14 @@ def compute_shard(
     reasons: dict[int, str] = {}
     with contextlib.closing(views):
         for view in views:
+            place = int(places[view.place])
             if view.pixels is None:
-                reasons[view.place] = str(view.reason)
+                reasons[place] = str(view.reason)
                 meter.add_rows(1)
             else:
-                batches.add(view.place, view.pixels)
+                batches.add(place, view.pixels)
     reasons |= dict.fromkeys(batches.finish(), NON_FINITE)
-    return tokens, [InvalidRow(row=shard.start + place, reason=reasons[place]) for place in sorted(reasons)]
+    return [InvalidRow(row=shard.start + place, reason=reasons[place]) for place in sorted(reasons)]
 
 
 def _check_stop() -> None:

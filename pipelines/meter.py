@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
-Stage = Literal["read", "decode", "infer", "write"]
-STAGES: tuple[Stage, ...] = ("read", "decode", "infer", "write")
+Stage = Literal["copy", "read", "decode", "infer", "write"]
+STAGES: tuple[Stage, ...] = ("copy", "read", "decode", "infer", "write")
 
 
 @dataclass(kw_only=True)
@@ -26,7 +26,8 @@ class WorkerCount:
     Attributes:
         pid: of the worker.
         shard: that it works on, or None between two.
-        rows: done since its start.
+        rows: computed since its start.
+        reused: rows copied from another feature set since its start.
         computing_since: Unix time at which the first shard's work began, the model loaded; None before.
         seconds: by stage since its start; read and decode are summed over threads.
         shards: (index, wall seconds, seconds by stage) of what it committed.
@@ -35,6 +36,7 @@ class WorkerCount:
     pid: int = field(default_factory=os.getpid)
     shard: int | None = None
     rows: int = 0
+    reused: int = 0
     computing_since: float | None = None
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
     shards: list[tuple[int, float, dict[str, float]]] = field(default_factory=list)
@@ -83,8 +85,13 @@ class Meter:
             self.count.computing_since = time.time()
 
     def add_rows(self, n_rows: int) -> None:
-        """Say that rows are done."""
+        """Say that rows are computed."""
         self.count.rows += n_rows
+        self._save()
+
+    def add_reused(self, n_rows: int) -> None:
+        """Say that rows are copied."""
+        self.count.reused += n_rows
         self._save()
 
     def _save(self) -> None:

@@ -73,6 +73,7 @@ class ExtractionPlan:
         spec: the feature set's record.
         backbone: what to load.
         threads: of one worker, for the model and for decoding each.
+        sources: names of feature sets whose rows are copied where they are the same; see `reuse`.
     """
 
     store: str
@@ -82,6 +83,7 @@ class ExtractionPlan:
     spec: FeatureSetSpec
     backbone: BackboneRequest
     threads: int
+    sources: tuple[str, ...] = ()
 
     def to_json(self) -> str:
         """The plan as text, for another process or for the record."""
@@ -96,6 +98,7 @@ class ExtractionPlan:
                 **value,
                 "spec": FeatureSetSpec.from_json(value["spec"], name="plan"),
                 "backbone": BackboneRequest(**value["backbone"]),
+                "sources": tuple(value["sources"]),
             }
         )
 

@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import secrets
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -12,9 +11,6 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-import torch
 
 from feature_store import (
     FeatureSet,
@@ -25,17 +21,17 @@ from feature_store import (
     read_dataset,
     register_dataset,
 )
-from feature_store.arrays import row_bytes
 from feature_store.errors import StoreError
 from feature_store.identity import FeatureSetSpec, Identity, require_same
-from feature_store.layout import feature_set_folder, run_file
+from feature_store.layout import FEATURES, feature_set_folder, run_file
 from feature_store.objects import ObjectRoot
 from feature_store.reader import FeatureStore
 from feature_store.receipts_index import write_index
 from feature_store.records import write_record
+from feature_store.runs import earlier_environments
 from feature_store.shards import missing_shards, shards_of
 from feature_store.writer import committed_receipts, read_spec
-from pipelines.backbones import Backbone, BackboneRequest, kernel_name
+from pipelines.backbones import Backbone, BackboneRequest, describe_backbone, kernel_name
 from pipelines.backbones.checkpoint import file_sha256
 from pipelines.datasets import Dataset
 from pipelines.environment import current_environment, require_same_environment
@@ -50,37 +46,8 @@ from pipelines.plan import (
     require_possible,
     with_stored_shape,
 )
+from pipelines.reuse import Source, find_sources, row_map
 from pipelines.stopping import stopping_on_signals
-
-# Free space to leave: receipts, zarr.json files, and whatever else the machine does.
-_SPARE_BYTES = 64 << 20
-
-
-class NoSpaceError(StoreError, OSError):
-    """The store's disk is too small for what is planned."""
-
-    def __str__(self) -> str:
-        return str(self.args[0])
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cost:
-    """What a run will cost, said before it starts.
-
-    Attributes:
-        rows, shards: still to compute.
-        stored_bytes: they will take.
-        free_bytes: on the store's disk, or None where that cannot be asked.
-        worker_bytes: memory that one worker uses now, with the model loaded and one batch run.
-        seconds: estimated from one timed batch; the start of the workers comes on top.
-    """
-
-    rows: int
-    shards: int
-    stored_bytes: int
-    free_bytes: int | None
-    worker_bytes: int
-    seconds: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +57,7 @@ class Outcome:
     Attributes:
         feature_set: its name, as `FeatureStore.features` takes it.
         rows: of the feature set.
+        reused: rows that this run copied from other feature sets.
         committed: shards that this run committed.
         already: shards that stood before it.
         total: all shards.
@@ -103,6 +71,7 @@ class Outcome:
 
     feature_set: str
     rows: int
+    reused: int
     committed: int
     already: int
     total: int
@@ -125,22 +94,33 @@ class Prepared:
     Attributes:
         root: the store.
         plan: for the workers.
-        backbone: loaded in this process.
         dataset: the dataset's name.
         name: of the feature set.
         missing: shards to compute.
         already: how many stand.
         done_as: the name of a complete feature set that holds everything asked for, or None.
+        sources: feature sets that have rows of the missing shards.
     """
 
     root: ObjectRoot
     plan: ExtractionPlan
-    backbone: Backbone
     dataset: str
     name: str
     missing: tuple[Shard, ...]
     already: int
     done_as: str | None
+    sources: tuple[Source, ...] = ()
+
+    @property
+    def backbone(self) -> Backbone:
+        """The backbone, loaded in this process when it is first asked for."""
+        return cached_backbone(self.plan.backbone, self.plan.spec.attention_kernel)
+
+    def n_computed(self, shard: Shard) -> int:
+        """How many rows of a shard no source gives."""
+        if not self.plan.sources:
+            return shard.n_rows
+        return row_map(self.plan.store, self.plan.dataset_folder, self.plan.sources).n_computed(shard)
 
 
 Engine = Callable[[ExtractionPlan, Sequence[Shard], Path, int], list[ShardFailure]]
@@ -157,13 +137,15 @@ def prepare_extraction(
 ) -> Prepared:
     """Make the plan of an extraction, and register its dataset; no new feature set is made.
 
+    The model's weights are not loaded: what is done already, or can be copied whole, needs none.
+
     Raises:
         PlanError: a layer or token kind that the model lacks.
         BackboneError: weights that do not fit.
         StoreError: the store cannot be used, or the feature set was begun in another environment.
     """
     kernel = kernel_name(request)
-    backbone = cached_backbone(request, kernel)
+    backbone = describe_backbone(request)
     require_possible(backbone, settings)
     root = create_store(store)
     stored = register_dataset(root, dataset.spec, dataset.table, dataset.iter_masks())
@@ -179,8 +161,12 @@ def prepare_extraction(
     if not missing:
         write_index(root, folder, spec, receipts)  # its writer may have been killed before this
     done_as = _complete_superset(root, spec)
-    if receipts and missing and not done_as and not allow_mixed_environment:
-        require_same_environment(root, folder, current_environment(request.device))
+    environment = None if allow_mixed_environment else current_environment(request.device)
+    sources: tuple[Source, ...] = ()
+    if missing and not done_as:
+        if receipts and environment is not None:
+            require_same_environment(root, folder, environment)
+        sources = find_sources(root, stored, spec, missing, environment=environment)
     plan = ExtractionPlan(
         store=store,
         folder=folder,
@@ -189,16 +175,17 @@ def prepare_extraction(
         spec=spec,
         backbone=request,
         threads=max(1, len(os.sched_getaffinity(0)) // workers),
+        sources=tuple(source.name for source in sources if source.refused is None),
     )
     return Prepared(
         root=root,
         plan=plan,
-        backbone=backbone,
         dataset=stored.spec.name,
         name=folder.removeprefix("features/"),
         missing=missing,
         already=len(receipts),
         done_as=done_as,
+        sources=sources,
     )
 
 
@@ -228,8 +215,8 @@ def prepare_rerun(plan: ExtractionPlan, *, store: str) -> Prepared:
         require_same_environment(root, plan.folder, current_environment(plan.backbone.device))
     return Prepared(
         root=root,
-        plan=replace(plan, store=store, threads=max(1, len(os.sched_getaffinity(0)))),
-        backbone=cached_backbone(plan.backbone, spec.attention_kernel),
+        # Feature sets that the earlier run copied from may be gone or damaged by now.
+        plan=replace(plan, store=store, threads=max(1, len(os.sched_getaffinity(0))), sources=()),
         dataset=dataset.spec.name,
         name=plan.folder.removeprefix("features/"),
         missing=missing_shards(shards_of(spec.n_rows, spec.rows_per_shard), receipts),
@@ -256,60 +243,6 @@ def _holds_all(theirs: Identity, ours: Identity) -> bool:
         and set(theirs.layers) >= set(ours.layers)
         and set(theirs.token_kinds) >= set(ours.token_kinds)
     )
-
-
-def estimate_cost(prepared: Prepared, *, workers: int = 1) -> Cost:
-    """What the missing shards will cost; runs one batch to time it, and writes nothing."""
-    plan = prepared.plan
-    rows = sum(shard.n_rows for shard in prepared.missing)
-    seconds_per_row = _seconds_per_row(prepared) if rows else 0.0
-    return Cost(
-        rows=rows,
-        shards=len(prepared.missing),
-        stored_bytes=rows * row_bytes(plan.spec),
-        free_bytes=_free_bytes(prepared.root),
-        worker_bytes=_resident_bytes(),
-        seconds=seconds_per_row * rows / workers,
-    )
-
-
-def _seconds_per_row(prepared: Prepared) -> float:
-    """Of the forward pass, from the second of two batches."""
-    spec, backbone = prepared.plan.spec, prepared.backbone
-    torch.set_num_threads(prepared.plan.threads)
-    side = backbone.preprocessing.image_size
-    pixels = np.random.default_rng(0).integers(0, 256, (spec.batch_size, side, side, 3), dtype=np.uint8)
-    start = 0.0
-    for _ in range(2):
-        start = time.perf_counter()
-        for values in backbone.forward(pixels, spec.identity.layers).values():
-            values.cpu()
-    return (time.perf_counter() - start) / len(pixels)
-
-
-def require_space(cost: Cost, url: str) -> None:
-    """Refuse a run that would fill the disk.
-
-    Raises:
-        NoSpaceError: the free space is short of what the run will write.
-    """
-    if cost.free_bytes is not None and cost.stored_bytes + _SPARE_BYTES > cost.free_bytes:
-        raise NoSpaceError(
-            f"{url} has {cost.free_bytes / 1e6:.1f} MB free, and this run writes {cost.stored_bytes / 1e6:.1f} MB and "
-            f"keeps {_SPARE_BYTES / 1e6:.0f} MB spare; "
-            "free some space, choose another --store, fewer --layers or --tokens, or tiles that are larger."
-        )
-
-
-def _free_bytes(root: ObjectRoot) -> int | None:
-    place = root.local_path("")
-    return None if place is None else shutil.disk_usage(place).free
-
-
-def _resident_bytes() -> int:
-    with contextlib.suppress(OSError, IndexError, ValueError):
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    return 0
 
 
 def run_extraction(
@@ -358,6 +291,10 @@ def _run_record(prepared: Prepared, engine: Engine, workers: int) -> dict[str, A
         "workers": workers,
         "threads": plan.threads,
         "shards": len(prepared.missing),
+        "reused_from": [
+            {"feature_set": name, "environments": earlier_environments(prepared.root, f"{FEATURES}/{name}")}
+            for name in plan.sources
+        ],
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
@@ -388,6 +325,7 @@ def _outcome(
     return Outcome(
         feature_set=prepared.name,
         rows=prepared.plan.spec.n_rows,
+        reused=sum(count.reused for count in counts),
         committed=len(features.receipts) - prepared.already,
         already=prepared.already,
         total=len(features.shards),

@@ -10,9 +10,10 @@ import torch
 from feature_store import open_store
 from pipelines.backbones import BackboneRequest, resolve_backbone
 from pipelines.beam_engine import BeamEngine
+from pipelines.cost import Cost, estimate_cost, require_space
 from pipelines.datasets import Dataset
 from pipelines.plan import ExtractionSettings, PlanError
-from pipelines.run import Cost, Outcome, Prepared, estimate_cost, prepare_extraction, require_space, run_extraction
+from pipelines.run import Outcome, Prepared, prepare_extraction, run_extraction
 from vitrine import exits
 from vitrine.output import console, duration, print_json, print_pairs, size
 from vitrine.progress import extraction_bar
@@ -107,14 +108,21 @@ def extract_dataset(
         require_space(cost, prepared.root.url)
         return _run(prepared, cost, engine, options)
     if options.json:
-        print_json({"feature_set": prepared.name, "dry_run": True, **asdict(cost)})
+        print_json(
+            {
+                "feature_set": prepared.name,
+                "dry_run": True,
+                **asdict(cost),
+                "sources": [asdict(source) for source in prepared.sources],
+            }
+        )
     return exits.DONE
 
 
 def _run(prepared: Prepared, cost: Cost, engine: BeamEngine, options: RunOptions) -> int:
     with tempfile.TemporaryDirectory(prefix="vitrine-run-") as name:
         folder = Path(name)
-        with extraction_bar(folder, cost.rows, quiet=not options.talks):
+        with extraction_bar(folder, cost.rows, cost.reused, quiet=not options.talks):
             outcome = run_extraction(prepared, engine, workers=options.workers, progress_folder=folder)
     code = _exit_code(outcome)
     if options.json:
@@ -140,7 +148,7 @@ def _report_done(prepared: Prepared, options: RunOptions) -> int:
     name = prepared.done_as or prepared.name
     invalid = _invalid_counts(prepared, name)
     if options.json:
-        print_json({"feature_set": name, "already_done": True, "committed": 0, "invalid": invalid})
+        print_json({"feature_set": name, "already_done": True, "committed": 0, "reused": 0, "invalid": invalid})
     elif options.talks:
         note = f"; {sum(invalid.values())} rows invalid" if invalid else ""
         console().print(f"{name}: done already, nothing to compute{note}")
@@ -167,11 +175,25 @@ def _print_cost(prepared: Prepared, cost: Cost, workers: int) -> None:
             f"{spec.n_features} features, computed in {identity.compute_dtype}, stored as {identity.storage_dtype}",
             "to compute": f"{cost.rows} rows in {cost.shards} shards, {size(cost.stored_bytes)} "
             f"({size(cost.free_bytes)} free)",
+            **_reuse_pairs(prepared, cost),
             "workers": f"{workers} x {prepared.plan.threads} threads, {size(cost.worker_bytes)} each, "
             f"batch {spec.batch_size}",
-            "time": f"about {duration(cost.seconds)}, from one timed batch",
+            "time": f"about {duration(cost.seconds)}, from one timed batch" if cost.rows else "only that of copying",
         },
     )
+
+
+def _reuse_pairs(prepared: Prepared, cost: Cost) -> dict[str, str]:
+    """What is copied, and what could be if another environment were allowed."""
+    pairs = {}
+    if cost.reused:
+        pairs["reused"] = f"{cost.reused} rows, copied from {', '.join(prepared.plan.sources)}"
+    refused = [source for source in prepared.sources if source.refused is not None]
+    if refused:
+        pairs["not reused"] = "; ".join(f"{s.rows} rows of {s.name}, {s.refused}" for s in refused) + (
+            "; --allow-mixed-environment copies them"
+        )
+    return pairs
 
 
 def _print_outcome(outcome: Outcome, cost: Cost) -> None:
@@ -182,10 +204,11 @@ def _print_outcome(outcome: Outcome, cost: Cost) -> None:
         counts = ", ".join(f"{count} {reason}" for reason, count in sorted(outcome.invalid.items()))
         out.print(f"invalid rows: {counts} (`vitrine show` lists them)")
     working_s = max(1e-6, outcome.seconds - outcome.start_seconds)
-    split = ", ".join(f"{name} {value:.1f} s" for name, value in outcome.split.items())
-    rate = f"{cost.rows / working_s:.1f} images/s" if outcome.committed == cost.shards else ""
+    split = ", ".join(f"{name} {value:.1f} s" for name, value in outcome.split.items() if value)
+    rate = f"{cost.rows / working_s:.1f} images/s" if outcome.committed == cost.shards and cost.rows else ""
+    reused = f"{outcome.reused} rows reused, " if outcome.reused else ""
     out.print(
         f"{outcome.feature_set}: {outcome.committed + outcome.already} of {outcome.total} shards committed "
-        f"({outcome.committed} now), {sum(outcome.invalid.values())} invalid rows, "
+        f"({outcome.committed} now), {reused}{sum(outcome.invalid.values())} invalid rows, "
         f"{len(outcome.failures)} failed shards; {duration(working_s)} {rate} ({split})"
     )

@@ -25,12 +25,13 @@ _LINE_EVERY_S = 30.0
 
 
 @contextlib.contextmanager
-def extraction_bar(folder: Path, n_rows: int, *, quiet: bool) -> Iterator[None]:
+def extraction_bar(folder: Path, n_rows: int, n_reused: int, *, quiet: bool) -> Iterator[None]:
     """Show how far the run in `folder` is while the block runs.
 
     Args:
         folder: of the workers' counter files.
         n_rows: rows to compute.
+        n_reused: rows to copy.
         quiet: show nothing.
     """
     if quiet:
@@ -39,7 +40,7 @@ def extraction_bar(folder: Path, n_rows: int, *, quiet: bool) -> Iterator[None]:
     out = console(stderr=True)
     done = threading.Event()
     target = _draw_bar if out.is_terminal else _print_lines
-    thread = threading.Thread(target=target, args=(folder, n_rows, done), daemon=True)
+    thread = threading.Thread(target=target, args=(folder, n_rows, n_reused, done), daemon=True)
     thread.start()
     try:
         yield
@@ -48,7 +49,7 @@ def extraction_bar(folder: Path, n_rows: int, *, quiet: bool) -> Iterator[None]:
         thread.join()
 
 
-def _draw_bar(folder: Path, n_rows: int, done: threading.Event) -> None:
+def _draw_bar(folder: Path, n_rows: int, n_reused: int, done: threading.Event) -> None:
     columns = (
         TextColumn("extracting"),
         BarColumn(),
@@ -59,32 +60,36 @@ def _draw_bar(folder: Path, n_rows: int, done: threading.Event) -> None:
     )
     start = time.monotonic()
     with Progress(*columns, console=console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=n_rows, rate="starting", split="")
+        task = bar.add_task("", total=n_rows + n_reused, rate="starting", split="")
         finished = False
         while not finished:
             finished = done.wait(_POLL_S)
-            rows, rate, split = _state(folder, n_rows, start)
+            rows, rate, split = _state(folder, n_rows, n_reused, start)
             bar.update(task, completed=rows, rate=rate, split=split)
 
 
-def _print_lines(folder: Path, n_rows: int, done: threading.Event) -> None:
+def _print_lines(folder: Path, n_rows: int, n_reused: int, done: threading.Event) -> None:
     start = time.monotonic()
     while not done.wait(_LINE_EVERY_S):
-        rows, rate, split = _state(folder, n_rows, start)
-        console(stderr=True).print(f"extracting {rows}/{n_rows}  {rate}  {split}")
+        rows, rate, split = _state(folder, n_rows, n_reused, start)
+        console(stderr=True).print(f"extracting {rows}/{n_rows + n_reused}  {rate}  {split}")
 
 
-def _state(folder: Path, n_rows: int, start: float) -> tuple[int, str, str]:
+def _state(folder: Path, n_rows: int, n_reused: int, start: float) -> tuple[int, str, str]:
+    """Rows done, computed or copied; how fast; and where the seconds go."""
     counts = read_counts(folder)
-    rows = min(n_rows, sum(count.rows for count in counts))
+    computed, copied = sum(count.rows for count in counts), sum(count.reused for count in counts)
+    done = min(n_rows + n_reused, computed + copied)
+    reused = f", {copied} reused" if copied else ""
     began = min((c.computing_since for c in counts if c.computing_since is not None), default=None)
-    if not rows or began is None:
-        return rows, f"starting ({duration(time.monotonic() - start)})", ""
-    rate = rows / max(1e-6, time.time() - began)
+    if not computed or began is None:
+        return done, f"starting ({duration(time.monotonic() - start)}){reused}", ""
+    rate = computed / max(1e-6, time.time() - began)
     seconds = {name: sum(count.seconds[name] for count in counts) for name in STAGES}
     total = max(1e-9, sum(seconds.values()))
-    split = " ".join(f"{name} {value / total:.0%}" for name, value in seconds.items())
-    return rows, f"{rate:.1f} images/s, {duration((n_rows - rows) / rate)} left", split
+    split = " ".join(f"{name} {value / total:.0%}" for name, value in seconds.items() if value)
+    left = max(0, n_rows - computed) / rate
+    return done, f"{rate:.1f} images/s, {duration(left)} left{reused}", split
 
 
 @contextlib.contextmanager

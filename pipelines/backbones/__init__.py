@@ -2,7 +2,15 @@
 
 from pipelines.backbones.backbone import Backbone
 from pipelines.backbones.checkpoint import BackboneError
-from pipelines.backbones.families import kernel_name, load_backbone, resolve_backbone
+from pipelines.backbones.families import describe_backbone, kernel_name, load_backbone, resolve_backbone
 from pipelines.backbones.request import BackboneRequest
 
-__all__ = ["Backbone", "BackboneError", "BackboneRequest", "kernel_name", "load_backbone", "resolve_backbone"]
+__all__ = [
+    "Backbone",
+    "BackboneError",
+    "BackboneRequest",
+    "describe_backbone",
+    "kernel_name",
+    "load_backbone",
+    "resolve_backbone",
+]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 _BLOCK_BYTES = 1 << 24
@@ -57,24 +58,34 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
     return state
 
 
-def load_tensors(path: Path, *, what: str = "weights") -> Any:
+def read_shapes(path: Path) -> dict[str, torch.Tensor]:
+    """As `read_state`, with tensors on the meta device: names and shapes, and no numbers.
+
+    Raises:
+        BackboneError: not a checkpoint, truncated, or with objects that would have to be executed.
+    """
+    return _unwrap(load_tensors(path, device="meta"), path)
+
+
+def load_tensors(path: Path, *, what: str = "weights", device: str = "cpu") -> Any:
     """What `torch.save` or safetensors left in a file, without running anything in it.
 
     Args:
         path: the file.
         what: how to call it in an error.
+        device: where to; `meta` reads names and shapes alone.
 
     Raises:
         BackboneError: not such a file, truncated, compressed, or with objects that would have to be executed.
     """
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
+            return load_file(path) if device == "cpu" else _safetensors_shapes(path)
         _refuse_compressed(path, what)
         with warnings.catch_warnings():
             # Of pickle protocols and sparse tensors; both are refused or harmless here.
             warnings.simplefilter("ignore")
-            return torch.load(path, weights_only=True, map_location="cpu")
+            return torch.load(path, weights_only=True, map_location=device)
     except pickle.UnpicklingError as error:
         reason = next((line for line in str(error).splitlines() if any(words in line for words in _HOLDS_OBJECTS)), "")
         if not reason:
@@ -90,6 +101,11 @@ def load_tensors(path: Path, *, what: str = "weights") -> Any:
     except Exception as error:  # torch's reader lets hostile bytes raise anything, an IndexError for one
         reason = next(iter(str(error).splitlines()), type(error).__name__)[:_REASON_CHARACTERS]
         raise BackboneError(f"{what} {path} are not a readable checkpoint ({reason}); fetch the file again.") from error
+
+
+def _safetensors_shapes(path: Path) -> dict[str, torch.Tensor]:
+    with safe_open(path, framework="pt") as file:
+        return {name: torch.empty(file.get_slice(name).get_shape(), device="meta") for name in file.keys()}  # noqa: SIM118
 
 
 def _refuse_compressed(path: Path, what: str) -> None:

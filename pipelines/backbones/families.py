@@ -56,6 +56,19 @@ def load_backbone(request: BackboneRequest, *, attention_kernel: str | None = No
     return load_timm(request, attention_kernel=attention_kernel)
 
 
+def describe_backbone(request: BackboneRequest) -> Backbone:
+    """All that an identity and a plan need of a backbone, without loading its weights: it may not be able to run.
+
+    Raises:
+        BackboneError: not a ViT, an input size that it does not take, or a file that is no checkpoint.
+    """
+    if request.architecture == NULL:
+        return load_null(request)
+    from pipelines.backbones.timm_vit import describe_timm
+
+    return describe_timm(request)
+
+
 def kernel_name(request: BackboneRequest) -> str:
     """Which attention kernel the model would use now: `fused`, `explicit`, or `none` where it has no attention."""
     if request.architecture == NULL:

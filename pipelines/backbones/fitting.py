@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
-from pipelines.backbones.checkpoint import BackboneError, read_state
+from pipelines.backbones.checkpoint import BackboneError, read_shapes, read_state
 
 # What a checkpoint may hold beyond the frozen backbone: heads, and the parts that only pre-training uses.
 _SURPLUS_PREFIXES = ("head.", "head_dist.", "fc_norm.", "decoder_", "mask_token", "projection_head.", "proj_head.")
@@ -31,10 +31,7 @@ def load_weights(module: Any, weights: Path, architecture: str) -> str:
     Raises:
         BackboneError: the file cannot be read, or lacks a tensor, has another, or one of another shape.
     """
-    state = read_state(weights)
-    # timm takes every checkpoint with a mask token for DINOv2; MAE's belongs to the decoder, which is not used.
-    if any(name.startswith("decoder_") for name in state):
-        state = {name: value for name, value in state.items() if not name.startswith(("decoder_", "mask_token"))}
+    state = _without_decoder(read_state(weights))
     _require_same_patch(module, state, weights, architecture)
     position_embedding = _resampling(module, state, architecture)
     try:
@@ -54,6 +51,29 @@ def load_weights(module: Any, weights: Path, architecture: str) -> str:
             f"{len(surplus)} unexpected {surplus[:3]}. Name the architecture that the file was saved from."
         )
     return position_embedding
+
+
+def embedding_resampling(module: Any, weights: Path, architecture: str) -> str:
+    """What `load_weights` would return, from the names and shapes in the checkpoint alone.
+
+    Args:
+        module: from `build_module`; may be on the meta device.
+        weights: the checkpoint file.
+        architecture: timm's name.
+
+    Raises:
+        BackboneError: the file is no checkpoint, or its patches have another size.
+    """
+    shapes = _without_decoder(read_shapes(weights))
+    _require_same_patch(module, shapes, weights, architecture)
+    return _resampling(module, shapes, architecture)
+
+
+def _without_decoder(state: _State) -> _State:
+    # timm takes every checkpoint with a mask token for DINOv2; MAE's belongs to the decoder, which is not used.
+    if any(name.startswith("decoder_") for name in state):
+        return {name: value for name, value in state.items() if not name.startswith(("decoder_", "mask_token"))}
+    return state
 
 
 def _convert(module: Any, state: _State, architecture: str) -> _State:

@@ -11,7 +11,7 @@ from timm.layers.config import set_fused_attn, use_fused_attn
 
 from pipelines.backbones.architecture import build_module, has_class_token, input_side, norm_name, register_count
 from pipelines.backbones.backbone import Backbone, Tokens
-from pipelines.backbones.fitting import load_weights
+from pipelines.backbones.fitting import embedding_resampling, load_weights
 from pipelines.backbones.preprocessing import Fit, Preprocessing
 from pipelines.backbones.request import BackboneRequest
 
@@ -69,11 +69,29 @@ def load_timm(request: BackboneRequest, *, attention_kernel: str | None = None) 
     if request.device.startswith("cuda"):
         # Otherwise the patch embedding, a convolution, would be computed with ten bits of mantissa in float32.
         torch.backends.cudnn.allow_tf32 = False
+    return _backbone(request, module.to(request.device), position_embedding)
+
+
+def describe_timm(request: BackboneRequest) -> Backbone:
+    """All that an identity and a plan need of a backbone, without its weights: it cannot run.
+
+    Of the checkpoint only names and shapes are read.
+
+    Raises:
+        BackboneError: not a ViT, an input size that it does not take, or a file that is no checkpoint.
+    """
+    with torch.device("meta"):
+        module = build_module(request.architecture, request.image_size)
+    position_embedding = embedding_resampling(module, Path(request.weights), request.architecture)
+    return _backbone(request, module, position_embedding)
+
+
+def _backbone(request: BackboneRequest, module: Any, position_embedding: str) -> Backbone:
     height, width = module.patch_embed.grid_size
     image_size = input_side(module)
     return TimmBackbone(
         request=request,
-        module=module.to(request.device),
+        module=module,
         preprocessing=_preprocessing(module.pretrained_cfg, request.fit, image_size, position_embedding),
         architecture={
             "library": "timm",

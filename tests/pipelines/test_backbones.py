@@ -3,7 +3,7 @@
 import importlib.util
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,14 @@ from timm.data import config
 from timm.models import beit, vision_transformer
 from timm.models import register_model as register
 
-from pipelines.backbones import Backbone, BackboneError, BackboneRequest, load_backbone, resolve_backbone
+from pipelines.backbones import (
+    Backbone,
+    BackboneError,
+    BackboneRequest,
+    describe_backbone,
+    load_backbone,
+    resolve_backbone,
+)
 from pipelines.backbones.timm_vit import kernel_name
 
 State = dict[str, torch.Tensor]
@@ -99,6 +106,15 @@ def request_for(tmp_path: Path) -> Callable[..., BackboneRequest]:
         return resolve_backbone(architecture, weights=path, **options)
 
     return resolve
+
+
+def assert_described(request: BackboneRequest, loaded: Backbone) -> None:
+    """What is said of a backbone without its weights is what it is with them."""
+    described = describe_backbone(request)
+    assert all(parameter.device.type == "meta" for parameter in described.module.parameters())
+    for field in fields(Backbone):
+        if field.name != "module":
+            assert getattr(described, field.name) == getattr(loaded, field.name), field.name
 
 
 def random_pixels(backbone: Backbone, n_views: int = 2) -> np.ndarray[Any, Any]:
@@ -211,6 +227,7 @@ def test_another_image_size_loads_as_timm_itself_loads_it(
         assert torch.equal(ours, theirs), name
     assert backbone.grid == (side // backbone.module.patch_embed.patch_size[0],) * 2
     assert backbone.preprocessing.position_embedding == how
+    assert_described(request, backbone)
 
 
 def test_the_preprocessing_is_the_models_own(request_for: Callable[..., BackboneRequest]) -> None:
@@ -251,7 +268,9 @@ def test_every_file_format_gives_the_same_tokens(request_for: Callable[..., Back
         ({"model": state}, ".pth"),
         ({"state_dict": state}, ".bin"),
     ):
-        backbone = load_backbone(request_for("test_vit", content, suffix=suffix))
+        request = request_for("test_vit", content, suffix=suffix)
+        backbone = load_backbone(request)
+        assert_described(request, backbone)
         ours, theirs = backbone.forward(pixels, [6]), expected.forward(pixels, [6])
         assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 

@@ -12,9 +12,10 @@ from feature_store import IdentityMismatchError, Shard, open_store
 from feature_store.arrays import row_bytes
 from pipelines.backbones import BackboneRequest
 from pipelines.beam_engine import BeamEngine
+from pipelines.cost import NoSpaceError, estimate_cost, require_space
 from pipelines.failures import ShardFailure
 from pipelines.plan import ExtractionPlan
-from pipelines.run import NoSpaceError, Prepared, estimate_cost, require_space, run_extraction
+from pipelines.run import Prepared, run_extraction
 
 Prepare = Callable[..., Prepared]
 

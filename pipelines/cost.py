@@ -1,0 +1,106 @@
+"""What a run will cost, said before it starts: rows, bytes, memory, and time from one timed batch."""
+
+import contextlib
+import os
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from feature_store.arrays import row_bytes
+from feature_store.errors import StoreError
+from feature_store.objects import ObjectRoot
+from pipelines.run import Prepared
+
+# Free space to leave: receipts, zarr.json files, and whatever else the machine does.
+_SPARE_BYTES = 64 << 20
+
+
+class NoSpaceError(StoreError, OSError):
+    """The store's disk is too small for what is planned."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What a run will cost, said before it starts.
+
+    Attributes:
+        rows: still to compute.
+        reused: rows still to copy from other feature sets.
+        shards: still to commit.
+        stored_bytes: rows computed and copied will take.
+        free_bytes: on the store's disk, or None where that cannot be asked.
+        worker_bytes: memory that one worker uses now, with the model loaded and one batch run.
+        seconds: of the forward passes, from one timed batch; the start of the workers comes on top.
+    """
+
+    rows: int
+    reused: int
+    shards: int
+    stored_bytes: int
+    free_bytes: int | None
+    worker_bytes: int
+    seconds: float
+
+
+def estimate_cost(prepared: Prepared, *, workers: int = 1) -> Cost:
+    """What the missing shards will cost; runs a batch to time it where there is one to run, and writes nothing."""
+    plan = prepared.plan
+    rows = sum(shard.n_rows for shard in prepared.missing)
+    computed = [prepared.n_computed(shard) for shard in prepared.missing]
+    # A batch has one shape whatever it holds, so a shard with one new row costs as much as one with a batch of them.
+    n_batches = sum(-(-count // plan.spec.batch_size) for count in computed)
+    return Cost(
+        rows=sum(computed),
+        reused=rows - sum(computed),
+        shards=len(prepared.missing),
+        stored_bytes=rows * row_bytes(plan.spec),
+        free_bytes=_free_bytes(prepared.root),
+        worker_bytes=_resident_bytes(),
+        seconds=_seconds_per_batch(prepared) * n_batches / workers if n_batches else 0.0,
+    )
+
+
+def _seconds_per_batch(prepared: Prepared) -> float:
+    """Of the forward pass, from the second of two batches."""
+    spec, backbone = prepared.plan.spec, prepared.backbone
+    torch.set_num_threads(prepared.plan.threads)
+    side = backbone.preprocessing.image_size
+    pixels = np.random.default_rng(0).integers(0, 256, (spec.batch_size, side, side, 3), dtype=np.uint8)
+    start = 0.0
+    for _ in range(2):
+        start = time.perf_counter()
+        for values in backbone.forward(pixels, spec.identity.layers).values():
+            values.cpu()
+    return time.perf_counter() - start
+
+
+def require_space(cost: Cost, url: str) -> None:
+    """Refuse a run that would fill the disk.
+
+    Raises:
+        NoSpaceError: the free space is short of what the run will write.
+    """
+    if cost.free_bytes is not None and cost.stored_bytes + _SPARE_BYTES > cost.free_bytes:
+        raise NoSpaceError(
+            f"{url} has {cost.free_bytes / 1e6:.1f} MB free, and this run writes {cost.stored_bytes / 1e6:.1f} MB and "
+            f"keeps {_SPARE_BYTES / 1e6:.0f} MB spare; "
+            "free some space, choose another --store, fewer --layers or --tokens, or tiles that are larger."
+        )
+
+
+def _free_bytes(root: ObjectRoot) -> int | None:
+    place = root.local_path("")
+    return None if place is None else shutil.disk_usage(place).free
+
+
+def _resident_bytes() -> int:
+    with contextlib.suppress(OSError, IndexError, ValueError):
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return 0

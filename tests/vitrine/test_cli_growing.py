@@ -1,0 +1,75 @@
+"""`vitrine extract` on a dataset that changed: what it says, and what it leaves alone."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from feature_store.records import RECORD_DIGEST, record_bytes
+
+from .conftest import Run
+
+
+@pytest.fixture
+def grown(tmp_path: Path, tiny_images: Path, tiny_store: Path, tiny_model: str, tiny_weights: Path) -> tuple[Any, ...]:
+    """The command that extracts `tiny_images` with two more into a copy of their store, and one that lost an image."""
+    images, store = tmp_path / "images", tmp_path / "store"
+    shutil.copytree(tiny_images, images)
+    shutil.copytree(tiny_store, store)
+    for name in ("train/000.png", "test/99.png"):
+        Image.new("RGB", (64, 48), (len(name), 80, 200)).save(images / name)
+        place = images / name.replace("/", "annot/")
+        Image.new("L", (64, 48), 1).save(place)
+    (images / "test" / "03.jpg").unlink()
+    (images / "testannot" / "03.png").unlink()
+    return ("extract", f"segmentation:{images}", "--model", tiny_model, "--weights", tiny_weights, "--store", store)
+
+
+def test_extract_says_how_many_rows_it_reuses(vitrine: Run, grown: tuple[Any, ...]) -> None:
+    dry = vitrine(*grown, "--dry-run", "--json").json
+    assert (dry["rows"], dry["reused"]) == (2, 23)
+    assert [source["rows"] for source in dry["sources"]] == [23]
+    ran = vitrine(*grown)
+    assert ran.code == 0, ran.err
+    assert "2 rows in" in ran.out
+    assert f"23 rows, copied from {dry['sources'][0]['name']}" in ran.out
+    assert "23 rows reused" in ran.out
+    again = vitrine(*grown)
+    assert again.code == 0
+    assert "done already, nothing to compute" in again.out
+
+
+def test_extract_gives_the_reused_rows_as_json(vitrine: Run, grown: tuple[Any, ...]) -> None:
+    ran = vitrine(*grown, "--json")
+    assert ran.code == 0, ran.err
+    assert (ran.json["rows"], ran.json["reused"]) == (25, 23)
+    again = vitrine(*grown, "--json").json
+    assert (again["already_done"], again["reused"]) == (True, 0)
+
+
+def test_extract_says_which_rows_another_environment_keeps_from_reuse(vitrine: Run, grown: tuple[Any, ...]) -> None:
+    for place in Path(grown[-1]).glob("runs/*/run.json"):
+        record = json.loads(place.read_text())
+        del record[RECORD_DIGEST]
+        record["environment"]["torch"] = "1.0"
+        place.write_bytes(record_bytes(record))
+    dry = vitrine(*grown, "--dry-run")
+    assert "25 rows in" in dry.out
+    assert "torch: begun with '1.0', now" in dry.out
+    assert "--allow-mixed-environment copies them" in dry.out
+    ran = vitrine(*grown, "--allow-mixed-environment", "--json")
+    assert ran.json["reused"] == 23
+    shown = vitrine("show", grown[-1], "--features", ran.json["feature_set"], "--json").json
+    assert shown["mixed_environment"] is True
+
+
+def test_relabelling_says_that_nothing_is_computed(vitrine: Run, grown: tuple[Any, ...]) -> None:
+    assert vitrine(*grown).code == 0
+    images = Path(str(grown[1]).removeprefix("segmentation:"))
+    Image.new("L", (64, 48), 2).save(images / "testannot" / "99.png")
+    again = vitrine(*grown)
+    assert again.code == 0
+    assert "done already, nothing to compute" in again.out
