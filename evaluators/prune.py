@@ -58,6 +58,7 @@ def _selection(
         features=dropping(list(dropped), width),
         width=width,
         weights_sha256=features.spec.identity.weights_sha256,
+        basis=features.spec.identity.basis,
         layer=layer,
         kind=kind,
         made_by={**made_by, "feature_set": features.digest},

@@ -17,12 +17,12 @@ from feature_store.canonical import canonical_json, digest_of
 from feature_store.errors import CorruptError, IdentityMismatchError
 from feature_store.records import Fields
 from feature_store.shards import ROWS_PER_CHUNK
+from feature_store.storage import INT8, STORAGE_DTYPES, Compression, read_compression
 
 TokenKind = Literal["patches", "cls", "registers"]
 TOKEN_KINDS: tuple[TokenKind, ...] = ("patches", "cls", "registers")
 # Raised whenever the extraction code may give other numbers for the same inputs.
 EXTRACTION_SCHEMA = 1
-STORAGE_DTYPES = ("float16", "float32")
 COMPUTE_DTYPES = ("float32", "bfloat16", "float16")
 _REMEDY = "Restore it from a copy, or move the feature set away and extract anew."
 # A stranger's record must not ask for more memory than any real feature set does.
@@ -48,6 +48,7 @@ class Identity:
         storage_dtype: of the arrays.
         compute_dtype: of the forward pass.
         extraction_schema: the extraction code's own number.
+        compression: how it was made from another feature set; None where it was extracted.
     """
 
     views_digest: str
@@ -59,10 +60,13 @@ class Identity:
     storage_dtype: str = "float16"
     compute_dtype: str = "float32"
     extraction_schema: int = EXTRACTION_SCHEMA
+    compression: Compression | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The identity as JSON values."""
-        return {**asdict(self), "layers": list(self.layers), "token_kinds": list(self.token_kinds)}
+        """The identity as JSON values; `compression` only where there is one."""
+        value = {**asdict(self), "layers": list(self.layers), "token_kinds": list(self.token_kinds)}
+        del value["compression"]
+        return value if self.compression is None else {**value, "compression": self.compression.to_json()}
 
     @property
     def digest(self) -> str:
@@ -78,6 +82,16 @@ class Identity:
     def recipe(self) -> str:
         """As `computation`, without the views too: what makes the tokens of a view, whatever its dataset."""
         return self._digest_without("layers", "token_kinds", "storage_dtype", "views_digest")
+
+    @property
+    def basis(self) -> str | None:
+        """What feature numbers mean besides the weights: a PCA's digest; None for the model's own features."""
+        return None if self.compression is None else self.compression.projection_sha256
+
+    @property
+    def value_dtype(self) -> str:
+        """Of what reading gives: int8 is dequantised."""
+        return "float32" if self.storage_dtype == INT8 else self.storage_dtype
 
     def _digest_without(self, *names: str) -> str:
         return digest_of({name: value for name, value in self.to_json().items() if name not in names})
@@ -189,9 +203,12 @@ def _read_identity(stored: Mapping[str, Any], name: str) -> Identity:
         preprocessing=fields.mapping("preprocessing"),
         layers=layers,
         token_kinds=in_order,
-        storage_dtype=_one_of(fields, "storage_dtype", STORAGE_DTYPES),
+        storage_dtype=_one_of(fields, "storage_dtype", (*STORAGE_DTYPES, INT8)),
         compute_dtype=_one_of(fields, "compute_dtype", COMPUTE_DTYPES),
         extraction_schema=fields.integer("extraction_schema"),
+        compression=None
+        if "compression" not in stored
+        else read_compression(fields.mapping("compression"), name=name, remedy=_REMEDY),
     )
 
 
@@ -217,6 +234,12 @@ def _check_together(spec: FeatureSetSpec, fields: Fields) -> None:
         raise fields.corrupt(
             f"{spec.n_rows} rows in shards of {spec.rows_per_shard} are more than {_MOST_SHARDS} shards"
         )
+    compression = spec.identity.compression
+    quantised = compression is not None and compression.quantiser_sha256 is not None
+    if quantised != (spec.identity.storage_dtype == INT8):
+        raise fields.corrupt(f"'storage_dtype' is {spec.identity.storage_dtype!r}, which does not fit its compression")
+    if compression is not None and spec.n_features != (compression.n_components or compression.source_features):
+        raise fields.corrupt(f"'n_features' is {spec.n_features}, which does not fit its compression")
     for kind in spec.identity.token_kinds:
         values = prod(spec.row_shape(kind))
         if not 0 < values <= _MOST_VALUES_PER_ROW:

@@ -79,6 +79,16 @@ def token_array(folder: str, layer: int, kind: TokenKind) -> str:
     return f"{tokens_group(folder)}/layer_{layer}/{kind}"
 
 
+def compression_group(folder: str) -> str:
+    """The Zarr group of what a compressed feature set was fitted with."""
+    return f"{folder}/compression.zarr"
+
+
+def compression_array(folder: str, layer: int, kind: TokenKind, parameter: str) -> str:
+    """The Zarr array of one parameter of a layer and token kind."""
+    return f"{compression_group(folder)}/layer_{layer}/{kind}/{parameter}"
+
+
 def shard_object(array: str, shard: Shard, n_dimensions: int) -> str:
     """The object that holds a shard of an array: Zarr's default chunk key, whole in all but the first axis."""
     return "/".join([array, "c", str(shard.index), *["0"] * (n_dimensions - 1)])

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from jaxtyping import Bool
 
 from feature_store import layout
 from feature_store.arrays import row_bytes, token_layout, valid_layout
+from feature_store.compression import Codec, DecodingReader, read_codecs
 from feature_store.datasets import StoredDataset, dataset_in_force, open_masks
 from feature_store.errors import CorruptError, IncompleteError, StoreError, StoreNotFoundError
 from feature_store.identity import FeatureSetSpec, TokenKind
@@ -22,6 +24,7 @@ from feature_store.receipts import InvalidRow, Receipt
 from feature_store.receipts_index import read_index
 from feature_store.roots import open_root
 from feature_store.shards import Shard, missing_shards, shards_of
+from feature_store.storage import INT8
 from feature_store.token_reader import RowNumbers, Rows, TokenReader, missing_object
 from feature_store.writer import check_store, committed_receipts, read_spec
 
@@ -131,7 +134,7 @@ class FeatureSet(RowQueries):
         self.name = name
         self.folder = f"{layout.FEATURES}/{name}"
         self.spec: FeatureSetSpec = read_spec(root, self.folder)
-        self._readers: dict[tuple[int, TokenKind], TokenReader] = {}
+        self._readers: dict[tuple[int, TokenKind], TokenReader | DecodingReader] = {}
 
     @property
     def digest(self) -> str:
@@ -288,8 +291,8 @@ class FeatureSet(RowQueries):
                 behind a URL the least that is read is a chunk of 8 rows.
 
         Returns:
-            [rows, patches, features], [rows, features] or [rows, registers, features] in the storage dtype; rows that
-            are not valid are zero, see `valid`.
+            [rows, patches, features], [rows, features] or [rows, registers, features] in the storage dtype, int8 as
+            float32; rows that are not valid are zero, see `valid`.
 
         Raises:
             StoreError: the layer or kind is not stored.
@@ -305,7 +308,7 @@ class FeatureSet(RowQueries):
         self._require_intact_where_cheap(layer, kind, wanted)
         return reader.gather(wanted, patch_numbers(self.spec, kind, patches))
 
-    def require_readable(self, layer: int | str, kind: TokenKind, rows: RowNumbers) -> TokenReader:
+    def require_readable(self, layer: int | str, kind: TokenKind, rows: RowNumbers) -> TokenReader | DecodingReader:
         """The reader of one array, after making sure that these rows of it are there.
 
         Raises:
@@ -335,8 +338,8 @@ class FeatureSet(RowQueries):
             block_bytes: how large a block may be; at least one row. No block crosses a shard.
 
         Returns:
-            An iterator over (row numbers [n], tokens [n, ...] in the storage dtype). A block of consecutive rows is a
-            read-only view of the mapped file, any other a copy.
+            An iterator over (row numbers [n], tokens [n, ...] in the storage dtype, int8 as float32). A block of
+            consecutive rows is a read-only view of the mapped file, any other and any of int8 a copy.
 
         Raises:
             StoreError: the layer or kind is not stored.
@@ -351,7 +354,7 @@ class FeatureSet(RowQueries):
             raise IndexError("the rows of iter_blocks must ascend, each once; sort them, or use read().")
         reader = self.require_readable(layer, kind, wanted)
         chosen = patch_numbers(self.spec, kind, patches)
-        row_bytes = token_layout(self.spec, kind).row_bytes
+        row_bytes = prod(self.spec.row_shape(kind)) * np.dtype(self.spec.identity.value_dtype).itemsize
         if chosen is not None:
             row_bytes = row_bytes * n_chosen(self.spec, chosen) // self.spec.n_patches
         array = layout.token_array(self.folder, self.layer_number(layer), kind)
@@ -427,7 +430,16 @@ class FeatureSet(RowQueries):
             )
         return given.astype(np.int64)
 
-    def _reader(self, layer: int | str, kind: TokenKind) -> TokenReader:
+    @cached_property
+    def codecs(self) -> dict[tuple[int, TokenKind], Codec]:
+        """How each layer and kind was compressed; empty for a feature set that was extracted.
+
+        Raises:
+            CorruptError: what it was fitted with is missing, or not what `feature_set.json` states.
+        """
+        return read_codecs(self.root, self.folder, self.spec)
+
+    def _reader(self, layer: int | str, kind: TokenKind) -> TokenReader | DecodingReader:
         if kind not in self.spec.identity.token_kinds:
             raise StoreError(
                 f"{self.name} has no {kind!r} tokens, only {', '.join(self.spec.identity.token_kinds)}; "
@@ -435,11 +447,17 @@ class FeatureSet(RowQueries):
             )
         number = self.layer_number(layer)
         if (number, kind) not in self._readers:
-            array = layout.token_array(self.folder, number, kind)
-            self._readers[number, kind] = TokenReader(
-                self.root, array, token_layout(self.spec, kind), self._checksum_of
-            )
+            self._readers[number, kind] = self._new_reader(number, kind)
         return self._readers[number, kind]
+
+    def _new_reader(self, layer: int, kind: TokenKind) -> TokenReader | DecodingReader:
+        array = layout.token_array(self.folder, layer, kind)
+        reader = TokenReader(self.root, array, token_layout(self.spec, kind), self._checksum_of)
+        if self.spec.identity.storage_dtype != INT8:
+            return reader
+        quantiser = self.codecs[layer, kind].quantiser
+        assert quantiser is not None  # what int8 means was checked when feature_set.json was read
+        return DecodingReader(reader, quantiser, self.valid)
 
     def _checksum_of(self, shard: Shard, path: str) -> int | None:
         """The CRC-32C of an object of a shard, as its receipt states it."""

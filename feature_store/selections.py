@@ -22,6 +22,7 @@ class Selection:
         features: the kept columns, ascending.
         width: features of a whole token.
         weights_sha256: of the model whose features these are.
+        basis: digest of the PCA whose features these are; None for the model's own.
         layer, kind: of the tokens that the choice was made on.
         made_by: how it was made, e.g. {"drop_top_variance": 200, "variance_result": digest}.
     """
@@ -33,6 +34,7 @@ class Selection:
     layer: int
     kind: str
     made_by: Mapping[str, Any]
+    basis: str | None = None
 
     def __post_init__(self) -> None:
         if not self.features:
@@ -47,14 +49,24 @@ class Selection:
     @property
     def digest(self) -> str:
         """Sha256 of what the selection does; its name and how it was made are left out."""
-        return digest_of([list(self.features), self.width, self.weights_sha256])
+        of_basis = [] if self.basis is None else [self.basis]
+        return digest_of([list(self.features), self.width, self.weights_sha256, *of_basis])
 
     def check_fits(self, spec: FeatureSetSpec) -> None:
-        """Refuse the use on a feature set of other weights.
+        """Refuse the use on a feature set whose feature numbers mean something else.
 
         Raises:
-            SelectionError: other weights or another width.
+            SelectionError: other weights, another width, or features of another PCA or of none.
         """
+        if self.basis != spec.identity.basis:
+            mine, theirs = (
+                "the model's own features" if basis is None else f"the features of PCA {basis[:8]}"
+                for basis in (self.basis, spec.identity.basis)
+            )
+            raise SelectionError(
+                f"selection {self.name!r} was made of {mine}, and {spec.model} has {theirs}; feature numbers mean "
+                "something only within one of them. Make one with `vitrine prune` on this feature set."
+            )
         if self.weights_sha256 != spec.identity.weights_sha256 or self.width != spec.n_features:
             raise SelectionError(
                 f"selection {self.name!r} was made for weights {self.weights_sha256[:8]} with {self.width} features, "
@@ -120,6 +132,7 @@ def read_selection(root: ObjectRoot, name: str) -> Selection:
             layer=fields.integer("layer"),
             kind=fields.text("kind"),
             made_by=fields.mapping("made_by"),
+            basis=fields.text("basis") if value.get("basis") is not None else None,
         )
     except SelectionError as error:
         raise fields.corrupt(f"it is no selection ({error})") from error

@@ -14,6 +14,7 @@ from jaxtyping import Shaped
 from feature_store import layout
 from feature_store.arrays import all_arrays, shard_objects, token_names
 from feature_store.canonical import pretty_json
+from feature_store.compression import parameter_metadata_files
 from feature_store.durable_files import PARTIAL_SUFFIX
 from feature_store.errors import CorruptError, ShardError, StoreError, StoreNotFoundError
 from feature_store.identity import FeatureSetSpec, TokenKind, require_same
@@ -128,7 +129,7 @@ def zarr_metadata_files(folder: str, spec: FeatureSetSpec) -> dict[str, bytes]:
     contents = {f"{group}/zarr.json": pretty_json(dict(GROUP_METADATA)) for group in groups}
     for array, array_layout in all_arrays(folder, spec):
         contents[f"{array}/zarr.json"] = pretty_json(array_layout.metadata())
-    return contents
+    return contents | parameter_metadata_files(folder, spec)
 
 
 def _says(root: ObjectRoot, path: str, content: bytes) -> bool:

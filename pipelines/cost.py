@@ -41,12 +41,12 @@ class Cost:
     """
 
     rows: int
-    reused: int
     shards: int
     stored_bytes: int
     free_bytes: int | None
     worker_bytes: int
     seconds: float
+    reused: int = 0
 
 
 def estimate_cost(prepared: Prepared, *, workers: int = 1) -> Cost:

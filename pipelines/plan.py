@@ -15,9 +15,10 @@ from feature_store import (
     suggest_rows_per_shard,
 )
 from feature_store.arrays import row_bytes
-from feature_store.identity import COMPUTE_DTYPES, STORAGE_DTYPES, TOKEN_KINDS
+from feature_store.identity import COMPUTE_DTYPES, TOKEN_KINDS
 from feature_store.manifest import VIEW_FIELDS
 from feature_store.shards import ROWS_PER_CHUNK
+from feature_store.storage import STORAGE_DTYPES
 from pipelines.backbones import Backbone, BackboneRequest
 
 DEFAULT_BATCH_SIZE = {"cpu": 16, "cuda": 128}

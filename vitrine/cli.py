@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import typer
 
+from vitrine.compress_commands import compress
 from vitrine.demo_command import demo
 from vitrine.exchange_commands import import_vectors
 from vitrine.extract_command import extract
@@ -22,6 +23,7 @@ app = typer.Typer(
 )
 COMMANDS: dict[str, Callable[..., None]] = {
     "extract": extract,
+    "compress": compress,
     "import": import_vectors,
     "ls": ls,
     "show": show,

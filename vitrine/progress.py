@@ -49,6 +49,19 @@ def extraction_bar(folder: Path, n_rows: int, n_reused: int, *, quiet: bool) -> 
         thread.join()
 
 
+@contextlib.contextmanager
+def counting_bar(words: str, *, quiet: bool) -> Iterator[Callable[[int, int], None]]:
+    """A bar of work that this process does: the block gets a function that takes how much is done, of how much."""
+    out = console(stderr=True)
+    if quiet or not out.is_terminal:
+        yield lambda _done, _total: None
+        return
+    columns = (TextColumn(words), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=out, transient=True) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
 def _draw_bar(folder: Path, n_rows: int, n_reused: int, done: threading.Event) -> None:
     columns = (
         TextColumn("extracting"),

@@ -106,6 +106,11 @@ def _dataset(found: Any) -> dict[str, Any]:
     }
 
 
+def _compression(found: Any) -> dict[str, str]:
+    made = found.spec.identity.compression
+    return {} if made is None else {"compressed": f"{made.words}, from {made.source[:8]}, fitted on {made.fitted_on}"}
+
+
 def _print_record(record: dict[str, Any], found: Any) -> None:
     from vitrine.output import print_pairs, print_table, size
 
@@ -119,6 +124,7 @@ def _print_record(record: dict[str, Any], found: Any) -> None:
             "tokens": f"{', '.join(identity['token_kinds'])}; layers {', '.join(map(str, identity['layers']))}; "
             f"grid {record['grid'][0]} x {record['grid'][1]}; {record['n_features']} features; "
             f"{identity['storage_dtype']}",
+            **_compression(found),
             "size": size(record["stored_bytes"]),
             "dataset": f"{record['dataset']['name']}, {len(record['dataset']['classes'])} classes, "
             f"void {record['dataset']['void']}, license: {record['dataset']['license'] or 'not stated'}",

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from feature_store.arrays import token_layout
 from feature_store.errors import QueryError
 from feature_store.identity import TokenKind
 from feature_store.query.columns import column_batches, column_schema
@@ -34,7 +33,7 @@ def arrow_rows(
         return pa.RecordBatchReader.from_batches(schema, column_batches(features, columns, rows))
     features.require_readable(layer, kind, rows)
     item_shape = _item_shape(features, kind, patches)
-    dtype = np.dtype(token_layout(features.spec, kind).dtype)
+    dtype = np.dtype(features.spec.identity.value_dtype)
     schema = schema.append(pa.field(kind, _list_type(item_shape, dtype)))
     rows_per_batch = max(1, block_bytes // (int(np.prod(item_shape)) * dtype.itemsize))
 
@@ -85,7 +84,7 @@ def _tokens(
         tokens = blocks[0]
     else:
         shape = _item_shape(features, kind, patches)
-        tokens = np.zeros((len(rows), *shape), dtype=token_layout(features.spec, kind).dtype)
+        tokens = np.zeros((len(rows), *shape), dtype=features.spec.identity.value_dtype)
         if blocks:
             tokens[valid] = np.concatenate(blocks)
     nested = pa.array(np.ascontiguousarray(tokens).reshape(-1))

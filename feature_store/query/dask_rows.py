@@ -6,7 +6,7 @@ import dask.array as da
 import numpy as np
 from dask.base import tokenize
 
-from feature_store.arrays import token_layout
+from feature_store.compression import DecodingReader
 from feature_store.identity import TokenKind
 from feature_store.query.patches import PatchChoice, PatchNumbers, n_chosen, patch_numbers
 from feature_store.query.rows import RowQueries
@@ -20,7 +20,7 @@ def dask_rows(query: RowQueries, *, layer: int | str, kind: TokenKind, patches: 
     spec = features.spec
     chosen = patch_numbers(spec, kind, patches)
     shape = spec.row_shape(kind) if chosen is None else (n_chosen(spec, chosen), spec.n_features)
-    dtype = np.dtype(token_layout(spec, kind).dtype)
+    dtype = np.dtype(spec.identity.value_dtype)
     if not rows.size:
         return da.zeros((0, *shape), dtype=dtype)
     token = tokenize(features.root.url, features.name, features.layer_number(layer), kind, rows, chosen)
@@ -35,6 +35,6 @@ def dask_rows(query: RowQueries, *, layer: int | str, kind: TokenKind, patches: 
     return da.Array(graph, name, chunks, dtype=dtype)
 
 
-def _read_part(reader: TokenReader, rows: slice | RowNumbers, patches: PatchNumbers | None) -> Rows:
+def _read_part(reader: TokenReader | DecodingReader, rows: slice | RowNumbers, patches: PatchNumbers | None) -> Rows:
     numbers = np.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows
     return reader.gather(numbers, patches)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from feature_store import layout
 from feature_store.arrays import shard_objects
+from feature_store.compression import parameter_objects, read_codecs
 from feature_store.datasets import dataset_in_force
 from feature_store.errors import CorruptError, StoreError, StoreNotFoundError
 from feature_store.identity import FeatureSetSpec
@@ -42,6 +43,7 @@ def check_feature_set(inspection: Inspection, folder: str) -> InspectedFeatureSe
         return None
     receipts = _check_shards(inspection, folder, spec)
     _check_zarr_metadata(inspection, folder, spec, begun=bool(receipts))
+    _check_parameters(inspection, folder, spec)
     name = folder.removeprefix(f"{layout.FEATURES}/")
     found = InspectedFeatureSet(name=name, folder=folder, spec=spec, receipts=receipts)
     _check_dataset(inspection, found)
@@ -101,6 +103,19 @@ def _check_zarr_metadata(inspection: Inspection, folder: str, spec: FeatureSetSp
             inspection.objects_checked += 1
         else:
             inspection.problem(path, "metadata", f"{path} is not what feature_set.json asks for. {remedy}")
+
+
+def _check_parameters(inspection: Inspection, folder: str, spec: FeatureSetSpec) -> None:
+    """What a compressed feature set was fitted with is small, so it is read whole."""
+    objects = parameter_objects(folder, spec)
+    inspection.know(*objects)
+    try:
+        read_codecs(inspection.root, folder, spec)
+    except (CorruptError, OSError) as error:
+        path = layout.compression_group(folder)
+        inspection.problem(path, "content", str(error), suspects=(f"{folder}/feature_set.json", *objects))
+    else:
+        inspection.objects_checked += len(objects)
 
 
 def _check_shards(inspection: Inspection, folder: str, spec: FeatureSetSpec) -> dict[int, Receipt]:

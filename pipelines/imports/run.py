@@ -28,17 +28,17 @@ from feature_store import (
     write_shard,
 )
 from feature_store.arrays import row_bytes
-from feature_store.identity import STORAGE_DTYPES
 from feature_store.layout import run_file
 from feature_store.objects import ObjectRoot, crc32c
 from feature_store.records import write_record
 from feature_store.shards import ROWS_PER_CHUNK
+from feature_store.storage import STORAGE_DTYPES
 from feature_store.writer import committed_receipts
+from pipelines.cost import Cost, require_space
 from pipelines.extract import NON_FINITE
 from pipelines.imports.dataset import ImportedDataset
 from pipelines.imports.source_arrays import ImportRefusedError, Positions, Values
 from pipelines.imports.vectors import Vectors
-from pipelines.run import Cost, require_space
 from pipelines.stopping import stop_requested, stopping_on_signals
 
 Progress = Callable[[str, int, int], None]
