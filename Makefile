@@ -8,7 +8,7 @@ PYTHON = $(VENV)/bin/python
 PIP_FLAGS ?= -qq
 # More arguments for pytest: `make test PYTEST_FLAGS='-x -k knn'`.
 PYTEST_FLAGS ?=
-SOURCES := $(wildcard evaluators/*.py feature_store/*.py pipelines/*.py pipelines/*/*.py vitrine/*.py vitrine/*/*.py)
+SOURCES := $(wildcard evaluators/*.py feature_store/*.py feature_store/*/*.py pipelines/*.py pipelines/*/*.py vitrine/*.py vitrine/*/*.py)
 
 # Neither an environment that happens to be active nor settings meant for another one reach in here.
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV PIP_USER PIP_TARGET PIP_PREFIX PIP_REQUIRE_VIRTUALENV

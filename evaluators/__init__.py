@@ -3,7 +3,7 @@
 from evaluators.answers import Answer, Question, ask, question
 from evaluators.knn import KNN_REVISION, KnnParameters, evaluate_knn, evaluate_knn_for, predict_knn
 from evaluators.linear_probe import LINEAR_REVISION, LinearParameters, evaluate_linear
-from evaluators.nearest import NearestRows, nearest, stored_query
+from evaluators.nearest_rows import NearestRows, nearest, stored_query
 from evaluators.probe_input import Subject
 from evaluators.prune import drop_listed, drop_random, drop_top_variance
 from evaluators.results import ImageScores, ProbeResult, SegmentationScores, VarianceResult

@@ -70,7 +70,7 @@ def test_every_constraint_pins_one_version_and_names_no_place() -> None:
 def test_constraints_satisfy_every_declared_dependency() -> None:
     versions = pinned()
     # faiss-gpu is one or the other with faiss-cpu, and no part of `all`.
-    for wanted in requirements("extract", "cpu", "s3", "demo", "dev"):
+    for wanted in requirements("extract", "cpu", "xarray", "s3", "demo", "dev"):
         assert versions[canonicalize_name(wanted.name)] in wanted.specifier, str(wanted)
 
 

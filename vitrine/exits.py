@@ -19,6 +19,10 @@ _USAGE_ERRORS = {
 }
 
 
+class UsageError(ValueError):
+    """An option whose value is not among the choices."""
+
+
 def status_of(error: BaseException) -> int:
     """2 for wrong usage or configuration, else 1."""
     names = {kind.__name__ for kind in type(error).__mro__}

@@ -1,5 +1,7 @@
 """`vitrine query`: rows, their columns and their tokens, chosen by a condition or by nearness."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -43,7 +45,7 @@ def query(
     metric: Annotated[str, typer.Option(help="Of --nearest: cosine, dot or l2.")] = "cosine",
     selection: SelectionName = None,
     features: Features = None,
-    partial: Partial = False,
+    allow_partial: Partial = False,
     json: Json = False,
 ) -> None:
     """Ask a store for rows: by a condition, or by nearness to one of them.
@@ -61,23 +63,26 @@ def query(
     vitrine query features --nearest 12 --metric l2 -o nearest.csv
     """
     from feature_store import open_store
-    from vitrine.querying import NearestRequest, RowsRequest, answer_nearest, answer_rows
 
-    request: Any
+    answer: Callable[[Any], None]
     if nearest is not None:
+        from vitrine.querying_nearest import NearestRequest, answer_nearest
+
         unused = {"--tokens": tokens, "--patches": patches, "--columns": columns}
         _refuse([name for name, value in unused.items() if value is not None], "has no meaning with --nearest")
-        request = NearestRequest.parse(nearest, k=k, on=on, metric=metric, selection=selection, layer=layer)
+        neighbours = NearestRequest.parse(
+            nearest, k=k, on=on, metric=metric, selection=selection, layer=layer, output=output
+        )
+        answer = partial(answer_nearest, request=neighbours, output=output, json=json)
     else:
+        from vitrine.querying import RowsRequest, answer_rows
+
         given = {"--selection": selection, "--on": on}
         _refuse([name for name, value in given.items() if value is not None], "needs --nearest ROW[:PATCH]")
-        request = RowsRequest.parse(columns, tokens=tokens, layer=layer, patches=patches, limit=limit, output=output)
-    found = open_store(store).features(features, partial=partial)
-    rows = found if where is None else found.where(where)
-    if isinstance(request, NearestRequest):
-        answer_nearest(rows, request, output=output, json=json)
-    else:
-        answer_rows(rows, request, output=output, json=json)
+        chosen = RowsRequest.parse(columns, tokens=tokens, layer=layer, patches=patches, limit=limit, output=output)
+        answer = partial(answer_rows, request=chosen, output=output, json=json)
+    found = open_store(store).features(features, partial=allow_partial)
+    answer(found if where is None else found.where(where))
 
 
 def _refuse(options: list[str], reason: str) -> None:

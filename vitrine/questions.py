@@ -29,10 +29,7 @@ from evaluators.neighbors import Backend, Metric
 from evaluators.probe_input import On, resolve_subject
 from feature_store import FeatureSet, Selection, SelectionError, read_selection, write_selection
 from feature_store.identity import TOKEN_KINDS
-
-
-class UsageError(ValueError):
-    """An option whose value is not among the choices."""
+from vitrine.exits import UsageError
 
 
 def _choice(value: str, choices: tuple[str, ...], option: str) -> Any:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Int64
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from feature_store.identity import TokenKind
@@ -17,6 +18,8 @@ from feature_store.shards import ROWS_PER_CHUNK
 from feature_store.token_reader import RowNumbers, Rows
 
 Sample = dict[str, Any]
+# Among the rows with tokens of a query; each shard has its own number of them.
+Positions = Int64[np.ndarray, "_"]
 
 # Chunks read at a time: enough to be worth a request, few enough to mix.
 _CHUNKS_PER_READ = 16
@@ -43,7 +46,7 @@ class _Tokens:
         table = query.columns([name for name in columns if name != "row"])
         self._columns = {name: dense_column(table[name])[has_tokens] for name in table.column_names}
 
-    def read(self, positions: RowNumbers) -> Rows:
+    def read(self, positions: Positions) -> Rows:
         """The tokens of the rows at these positions, a new array."""
         return self.features.read(*self._what, self.rows[positions], self._patches)
 
@@ -131,7 +134,7 @@ class TokenStream(IterableDataset[Sample]):
             yield tokens.sample(waiting[place], waiting_rows[place].copy())
 
 
-def _shards(tokens: _Tokens) -> list[RowNumbers]:
+def _shards(tokens: _Tokens) -> list[Positions]:
     """The positions of the rows of each shard that has any."""
     if not len(tokens.rows):
         return []
@@ -140,7 +143,7 @@ def _shards(tokens: _Tokens) -> list[RowNumbers]:
 
 
 def _arriving(
-    tokens: _Tokens, shards: Sequence[RowNumbers], generator: np.random.Generator
+    tokens: _Tokens, shards: Sequence[Positions], generator: np.random.Generator
 ) -> Iterator[tuple[int, np.ndarray[Any, Any]]]:
     """Positions with their tokens, chunks in random order within each shard; a chunk is the least that a read costs."""
     for shard in shards:
