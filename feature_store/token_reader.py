@@ -172,7 +172,7 @@ def _taken(body: "Rows | _ZarrRows", rows: slice | RowNumbers, items: Items | No
         return body[rows]
     if isinstance(rows, slice) or isinstance(items, slice):
         return body[rows, items]
-    return body[np.ix_(rows, items)]
+    return np.asarray(body[np.ix_(rows, items)])
 
 
 class _ZarrRows:

@@ -111,13 +111,13 @@ def _write_rows(rows: RowQueries, request: RowsRequest, output: Path) -> dict[st
         write = write_csv if output.suffix == ".csv" else write_parquet
         write(reader, output)
         return {"rows_written": n_rows}
-    without = int((~rows.features.valid[rows.rows]).sum())
     if output.suffix == ".npy":
         _write_npy(rows, request, output)
-        return {"rows_written": n_rows - without, "rows_without_tokens": without}
-    reader = rows.to_arrow(request.layer, request.tokens, patches=request.patches, columns=request.columns)
-    write_parquet(reader, output)
-    return {"rows_written": n_rows, "rows_without_tokens": without}
+    else:
+        reader = rows.to_arrow(request.layer, request.tokens, patches=request.patches, columns=request.columns)
+        write_parquet(reader, output)
+    without = int((~rows.features.valid[rows.rows]).sum())
+    return {"rows_written": n_rows - without, "rows_without_tokens": without}
 
 
 def say_written(output: Path, written: Mapping[str, int], *, of: int) -> None:
@@ -125,8 +125,7 @@ def say_written(output: Path, written: Mapping[str, int], *, of: int) -> None:
     line = f"wrote {output}: {written['rows_written']} of {of} rows"
     without = written.get("rows_without_tokens", 0)
     if without:
-        fate = "left out" if output.suffix == ".npy" else "null"
-        line += f"; {without} without tokens are {fate} (--where 'NOT valid' lists them)"
+        line += f"; {without} without tokens left out (--where 'NOT valid' lists them)"
     console().print(line, markup=False, soft_wrap=True)
 
 

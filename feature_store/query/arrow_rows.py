@@ -32,6 +32,8 @@ def arrow_rows(
             raise QueryError("neither columns nor tokens were asked for; name at least one column, or a token kind.")
         return pa.RecordBatchReader.from_batches(schema, column_batches(features, columns, rows))
     features.require_readable(layer, kind, rows)
+    # Left out and not null: Parquet has no fixed-size lists that can be null, and pyarrow writes what it cannot read.
+    rows = rows[features.valid[rows]]
     item_shape = _item_shape(features, kind, patches)
     dtype = np.dtype(features.spec.identity.value_dtype)
     schema = schema.append(pa.field(kind, _list_type(item_shape, dtype)))
@@ -77,18 +79,9 @@ def _list_type(shape: tuple[int, ...], dtype: np.dtype[Any]) -> pa.DataType:
 def _tokens(
     features: FeatureSet, rows: RowNumbers, *, layer: int | str, kind: TokenKind, patches: PatchChoice | None
 ) -> pa.Array:
-    """The tokens of rows of one shard as nested fixed-size lists that share the block's memory."""
-    valid = features.valid[rows]
-    blocks = [block for _, block in features.iter_blocks(layer, kind, rows=rows, patches=patches, block_bytes=1 << 62)]
-    if len(blocks) == 1 and valid.all():
-        tokens = blocks[0]
-    else:
-        shape = _item_shape(features, kind, patches)
-        tokens = np.zeros((len(rows), *shape), dtype=features.spec.identity.value_dtype)
-        if blocks:
-            tokens[valid] = np.concatenate(blocks)
+    """The tokens of valid rows of one shard as nested fixed-size lists that share the block's memory."""
+    ((_, tokens),) = features.iter_blocks(layer, kind, rows=rows, patches=patches, block_bytes=1 << 62)
     nested = pa.array(np.ascontiguousarray(tokens).reshape(-1))
-    for length in reversed(tokens.shape[2:]):
+    for length in reversed(tokens.shape[1:]):
         nested = pa.FixedSizeListArray.from_arrays(nested, length)
-    mask = None if valid.all() else pa.array(~valid)
-    return pa.FixedSizeListArray.from_arrays(nested, tokens.shape[1], mask=mask)
+    return nested

@@ -22,7 +22,8 @@ def dask_rows(query: RowQueries, *, layer: int | str, kind: TokenKind, patches: 
     shape = spec.row_shape(kind) if chosen is None else (n_chosen(spec, chosen), spec.n_features)
     dtype = np.dtype(spec.identity.value_dtype)
     if not rows.size:
-        return da.zeros((0, *shape), dtype=dtype)
+        empty: da.Array = da.zeros((0, *shape), dtype=dtype)
+        return empty
     token = tokenize(features.root.url, features.name, features.layer_number(layer), kind, rows, chosen)
     name = f"vitrine-{kind}-{token}"
     # The reader is a node of the graph, so it travels to each worker once and not with every shard.

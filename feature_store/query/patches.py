@@ -48,9 +48,8 @@ def n_chosen(spec: FeatureSetSpec, patches: PatchNumbers | None) -> int:
 
 
 def _numbers(spec: FeatureSetSpec, choice: PatchChoice) -> np.ndarray[Any, Any]:
-    every = np.arange(spec.n_patches)
     if isinstance(choice, slice):
-        return every[choice]
+        return np.arange(spec.n_patches)[choice]
     given = np.asarray(choice)
     if given.dtype == bool:
         if given.shape not in {(spec.n_patches,), spec.grid}:
@@ -58,7 +57,7 @@ def _numbers(spec: FeatureSetSpec, choice: PatchChoice) -> np.ndarray[Any, Any]:
                 f"a mask of shape {given.shape} does not fit the patches; give one of shape ({spec.n_patches},) or "
                 f"{spec.grid}."
             )
-        return every[given.reshape(-1)]
+        return np.flatnonzero(given)
     if given.ndim != 1 or (given.size and given.dtype.kind not in "iu"):
         raise QueryError(
             f"patches of shape {given.shape} and dtype {given.dtype}: give a list of patch numbers, or a mask of "

@@ -93,7 +93,8 @@ class RowQueries:
 
         Returns:
             Batches in the order of rows: the columns, then the tokens under the name of their kind, as fixed-size
-            lists of the stored dtype: [feature] for cls, [patch][feature] for patches; null in rows without tokens.
+            lists of the stored dtype: [feature] for cls, [patch][feature] for patches. Where tokens are asked for, rows
+            that have none are left out.
 
         Raises:
             QueryError, StoreError, IncompleteError: as for `read` and `columns`.

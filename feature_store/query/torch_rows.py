@@ -38,8 +38,7 @@ class _Tokens:
         columns: Sequence[str],
     ) -> None:
         self.features: FeatureSet = query.features
-        self._what: Any = (self.features.layer_number(layer), kind)
-        self._patches = patches
+        self._layer, self._kind, self._patches = layer, kind, patches
         self.features.require_readable(layer, kind, query.rows)
         has_tokens = self.features.valid[query.rows]
         self.rows: RowNumbers = query.rows[has_tokens]
@@ -48,7 +47,7 @@ class _Tokens:
 
     def read(self, positions: Positions) -> Rows:
         """The tokens of the rows at these positions, a new array."""
-        return self.features.read(*self._what, self.rows[positions], self._patches)
+        return self.features.read(self._layer, self._kind, self.rows[positions], self._patches)
 
     def sample(self, position: int, tokens: np.ndarray[Any, Any]) -> Sample:
         """One item: `tokens` (a tensor of the stored dtype), `row`, and the columns."""
@@ -84,7 +83,8 @@ class TokenStream(IterableDataset[Sample]):
         self._seed = seed
         self._buffer_bytes = buffer_bytes
         # Shared memory, because persistent workers hold copies of the dataset that no later call would reach.
-        self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
+        epoch: Any = torch.zeros(1, dtype=torch.int64)
+        self._epoch = epoch.share_memory_()
 
     @property
     def n_rows(self) -> int:

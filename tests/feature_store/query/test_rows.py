@@ -8,6 +8,7 @@ from typing import Any
 import dask.array as da
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -181,16 +182,17 @@ def test_arrow_streams_columns_and_tokens(
     )
     table = reader.read_all()
     table.validate(full=True)
-    assert table["row"].to_pylist() == rows.rows.tolist()
-    assert table["label"].to_pylist() == [row % 3 for row in rows.rows]
-    expected = [None if row in _INVALID else patches[row][[3, 0]].tolist() for row in rows.rows]
-    assert table["patches"].to_pylist() == expected
+    expected = [row for row in rows.rows.tolist() if row not in _INVALID]
+    assert table["row"].to_pylist() == expected
+    assert table["label"].to_pylist() == [row % 3 for row in expected]
+    assert table["patches"].to_pylist() == patches[expected][:, [3, 0]].tolist()
+    assert rows.to_arrow(kind=None).read_all()["row"].to_pylist() == rows.rows.tolist()
 
 
 def test_arrow_batches_are_bounded_and_share_the_file(features: FeatureSet) -> None:
     batches = list(features.to_arrow(2, "cls", columns=[], block_bytes=30))
-    assert [batch.num_rows for batch in batches] == [5, 5, 5, 1] * 2 + [5, 5, 3]
-    assert sum(batch.num_rows for batch in batches) == _N_ROWS
+    # Four rows have no tokens: one and two of the first shard's 16, one of the last one's 13.
+    assert [batch.num_rows for batch in batches] == [5, 5, 3, 5, 5, 5, 1, 5, 5, 2]
     (whole,) = features.where("row BETWEEN 16 AND 31").to_arrow(2, "cls", columns=[])
     (values,) = [block for _, block in features.iter_blocks(2, "cls", rows=np.arange(16, 32))]
     np.testing.assert_array_equal(whole["cls"].flatten().to_numpy(), values.reshape(-1))
@@ -298,12 +300,17 @@ def test_rows_of_missing_shards_are_refused_by_every_way_out(tmp_path: Path) -> 
     assert len(features.where("row < 8").to_dask(1, "cls").compute()) == 8
 
 
-def test_a_partial_feature_set_gives_null_for_rows_of_missing_shards(tmp_path: Path) -> None:
+def test_a_partial_feature_set_streams_what_is_there(tmp_path: Path) -> None:
     features = _one_shard_missing(str(tmp_path / "s"), partial=True)
-    found = features.to_arrow(1, "cls").read_all()
-    missing = [row for row, tokens in enumerate(found["cls"].to_pylist()) if tokens is None]
-    assert missing == list(range(8, 16))
-    assert features.where("NOT valid").rows.tolist() == missing
+    there = [*range(8), *range(16, 21)]
+    assert features.to_arrow(1, "cls").read_all()["row"].to_pylist() == there
+    assert features.where("valid").rows.tolist() == there
+
+
+def test_arrow_survives_parquet(features: FeatureSet, tmp_path: Path) -> None:
+    table = features.to_arrow(2, "patches", columns=["row"]).read_all()
+    pq.write_table(table, tmp_path / "t.parquet")
+    assert pq.read_table(tmp_path / "t.parquet").equals(table)
 
 
 def test_a_changed_shard_is_noticed_while_arrow_streams(tmp_path: Path) -> None:

@@ -1,0 +1,173 @@
+"""`vitrine query`: what the shell gets is what Python gets from the same store."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from feature_store import FeatureSet, write_selection
+from tests.feature_store.samples import all_tokens, fill_store, make_selection
+
+from .conftest import Run, run_process
+
+_INVALID = (3, 20)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> FeatureSet:
+    """21 rows of 2 x 2 patches in 3 shards; two rows have no tokens."""
+    features = fill_store(str(tmp_path_factory.mktemp("query") / "store"), invalid=_INVALID)
+    write_selection(features.root, make_selection())
+    return features
+
+
+def test_a_table_shows_the_rows_that_a_condition_leaves(vitrine: Run, store: FeatureSet) -> None:
+    shown = vitrine("query", store.root.url, "--where", "split = 'train' AND class_name = 'road'")
+    assert shown.code == 0, shown.err
+    assert f"{store.name}: 5 of 21 rows" in shown.out
+    assert [line.split()[0] for line in shown.out.splitlines()[3:]] == ["1", "4", "7", "10", "13"]
+    asked = ("--where", "NOT valid", "--columns", "row,uri,label", "--json")
+    found = vitrine("query", store.root.url, *asked).json
+    assert found == {
+        "features": store.name,
+        "n_rows": 2,
+        "rows": [{"row": row, "uri": f"images/{row:03d}.png", "label": row % 3} for row in _INVALID],
+    }
+
+
+def test_a_table_says_what_it_leaves_out(vitrine: Run, store: FeatureSet) -> None:
+    shown = vitrine("query", store.root.url, "--limit", 3)
+    assert "21 of 21 rows" in shown.out
+    assert shown.out.splitlines()[-1] == "the first 3; --limit shows more, --output FILE writes all"
+    found = vitrine("query", store.root.url, "--limit", 3, "--json").json
+    assert (found["n_rows"], len(found["rows"])) == (21, 3)
+
+
+def test_parquet_holds_columns_and_tokens(vitrine: Run, store: FeatureSet, tmp_path: Path) -> None:
+    path = tmp_path / "out.parquet"
+    arguments = ("--where", "row > 1", "--columns", "row,class_name", "--tokens", "patches", "--patches", "3,0-1")
+    done = vitrine("query", store.root.url, *arguments, "-o", path)
+    assert done.code == 0, done.err
+    assert done.out == f"wrote {path}: 17 of 19 rows; 2 without tokens left out (--where 'NOT valid' lists them)\n"
+    table = pq.read_table(path)
+    rows = [row for row in range(2, 21) if row not in _INVALID]
+    assert table["row"].to_pylist() == rows
+    assert table["class_name"].to_pylist() == [("sky", "road", "tree")[row % 3] for row in rows]
+    tokens = all_tokens(store.spec, 1, "patches")[:, [3, 0, 1]]
+    assert table["patches"].to_pylist() == tokens[rows].tolist()
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_npy_holds_the_tokens_of_rows_that_have_some(vitrine: Run, store: FeatureSet, tmp_path: Path) -> None:
+    path = tmp_path / "out.npy"
+    done = vitrine("query", store.root.url, "--tokens", "cls", "-o", path, "--json").json
+    assert done["rows_written"] == 19
+    assert done["rows_without_tokens"] == 2
+    expected = np.delete(all_tokens(store.spec, 1, "cls"), _INVALID, axis=0)
+    np.testing.assert_array_equal(np.load(path), expected)
+    vitrine("query", store.root.url, "--tokens", "patches", "--patches", "2", "--where", "false", "-o", path)
+    assert np.load(path).shape == (0, 1, 3)
+
+
+def test_csv_holds_columns(vitrine: Run, store: FeatureSet, tmp_path: Path) -> None:
+    path = tmp_path / "out.csv"
+    vitrine("query", store.root.url, "--where", "row < 2", "--columns", "uri,label,valid,tile", "-o", path)
+    assert list(csv.reader(path.read_text().splitlines())) == [
+        ["uri", "label", "valid", "tile"],
+        ["images/000.png", "0", "True", ""],
+        ["images/001.png", "1", "True", ""],
+    ]
+
+
+def test_nearest_is_what_the_vectors_say(vitrine: Run, store: FeatureSet, tmp_path: Path) -> None:
+    found = vitrine("query", store.root.url, "--nearest", "5:2", "-k", 3, "--metric", "l2", "--json").json
+    assert (found["on"], found["row"], found["patch"]) == ("patches", 5, 2)
+    tokens = np.delete(all_tokens(store.spec, 1, "patches"), _INVALID, axis=0).astype("f8")
+    distances = np.sort(((tokens - store.read(1, "patches", [5])[0, 2]) ** 2).sum(axis=2).reshape(-1))
+    np.testing.assert_allclose([entry["score"] for entry in found["nearest"]], distances[:3], rtol=1e-5)
+    assert found["nearest"][0] == {
+        "rank": 1, "row": 5, "patch": 2, "score": 0.0, "uri": "images/005.png", "tile": None,
+    }  # fmt: skip
+    some = ("--where", "split = 'test'", "--selection", "no1", "--nearest", "5")
+    images = vitrine("query", store.root.url, *some, "-k", 6, "--json").json
+    assert (images["on"], images["patch"], images["selection"]) == ("cls", None, "no1")
+    # Rows 14 to 19 are the test rows with tokens; the selection leaves features 0 and 2.
+    cls = all_tokens(store.spec, 1, "cls").astype("f8")[:, [0, 2]]
+    cosine = cls[14:20] @ cls[5] / np.linalg.norm(cls[14:20], axis=1) / np.linalg.norm(cls[5])
+    assert [entry["row"] for entry in images["nearest"]] == (14 + np.argsort(-cosine)).tolist()
+
+
+def test_what_cannot_be_asked_is_one_line_and_code_2(vitrine: Run, store: FeatureSet, tmp_path: Path) -> None:
+    url = store.root.url
+    for arguments, reason in [
+        (("--where", "lable = 3"), "there is no column 'lable', only row, valid, class_name, view_id"),
+        (("--where", "true; DROP TABLE manifest"), "cannot be asked"),
+        (("--where", "uri IN (SELECT content FROM read_text('/etc/passwd'))"), "a query of its own"),
+        (("--columns", "lable"), "there are no columns ['lable']"),
+        (("--columns", ","), "--columns names none"),
+        (("--tokens", "cls"), "needs --output FILE.parquet or FILE.npy"),
+        (("--tokens", "pixels", "-o", tmp_path / "a.npy"), "choose patches, cls, registers"),
+        (("--patches", "1"), "say which with --tokens"),
+        (("-o", tmp_path / "a.npy"), "say which with --tokens"),
+        (("--tokens", "cls", "-o", tmp_path / "a.csv"), "a table or csv holds columns"),
+        (("--tokens", "cls", "-o", tmp_path / "a.npy", "--columns", "uri"), "write .parquet"),
+        (("--tokens", "patches", "--patches", "1,x", "-o", tmp_path / "a.npy"), "as in 0,1,16-31"),
+        (("--tokens", "patches", "--patches", "4", "-o", tmp_path / "a.npy"), "were chosen of 0..3"),
+        (("--tokens", "cls", "--patches", "1", "-o", tmp_path / "a.npy"), "choose patches of kind 'patches'"),
+        (("-o", tmp_path / "a.txt"), "name a .parquet, .npy, .csv file in a folder that exists"),
+        (("-o", tmp_path / "no" / "a.csv"), "in a folder that exists"),
+        (("--nearest", "x"), "give a row number, or row and patch as in 12:40"),
+        (("--nearest", "5:"), "give a row number, or row and patch"),
+        (("--nearest", "99"), "row 99 does not exist"),
+        (("--nearest", "3"), "has no tokens; name another row"),
+        (("--nearest", "5:4"), "were chosen of 0..3"),
+        (("--nearest", "5", "--on", "patches"), "choose cls or mean"),
+        (("--nearest", "5", "--metric", "manhattan"), "choose dot, cosine, l2"),
+        (("--nearest", "5", "--tokens", "cls"), "--tokens has no meaning with --nearest"),
+        (("--nearest", "5", "-k", 20), "20 neighbours were asked for among 19 tokens"),
+        (("--nearest", "5", "-o", tmp_path / "a.npy"), "write .csv or .parquet"),
+        (("--selection", "no1"), "--selection needs --nearest"),
+    ]:
+        refused = vitrine("query", url, *arguments)
+        assert refused.code == 2, (arguments, refused)
+        assert refused.out == ""
+        assert refused.err.count("\n") == 1
+        assert reason in refused.err, (arguments, refused.err)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_neighbours_are_written_too(vitrine: Run, store: FeatureSet, tmp_path: Path) -> None:
+    shown = vitrine("query", store.root.url, "--nearest", "5", "-k", 2, "--on", "mean")
+    assert "nearest to row 5 on mean, cosine" in shown.out
+    for name in ("n.parquet", "n.csv"):
+        done = vitrine("query", store.root.url, "--nearest", "5:0", "-k", 4, "-o", tmp_path / name)
+        assert done.out == f"wrote {tmp_path / name}: 4 of 4 rows\n"
+    rows = pq.read_table(tmp_path / "n.parquet").to_pylist()
+    assert [row["rank"] for row in rows] == [1, 2, 3, 4]
+    with (tmp_path / "n.csv").open() as file:
+        assert [int(row["row"]) for row in csv.DictReader(file)] == [row["row"] for row in rows]
+
+
+def test_rows_are_answered_without_torch(store: FeatureSet) -> None:
+    """A process that lists rows must not wait seconds for what it does not use."""
+    code = f"""
+import sys
+from vitrine.__main__ import run
+assert run(["query", {store.root.url!r}, "--where", "label = 1", "--json"]) == 0
+print("torch" in sys.modules, file=sys.stderr)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["n_rows"] == 7
+    assert done.stderr == "False\n"
+
+
+def test_help_has_an_example_of_each_form() -> None:
+    shown = run_process("query", "--help")
+    assert shown.code == 0
+    for form in ("rows.csv", "test.npy", "top.parquet", "--nearest 12:40", "--where", "--json"):
+        assert form in shown.out
