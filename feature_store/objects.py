@@ -29,7 +29,7 @@ from feature_store.durable_files import (
 from feature_store.errors import CorruptError, StoreError, StoreNotFoundError
 
 _CREDENTIALS = re.compile(r"(?<=://)[^/@]*@")
-_QUERY = re.compile(r"\?.*$")
+_QUERY = re.compile(r"[?#].*$")
 
 
 def local_folder(path: str) -> Path:
@@ -47,7 +47,7 @@ def local_folder(path: str) -> Path:
 
 
 def redact(url: str) -> str:
-    """`url` without user, password and query, fit for logs and records."""
+    """`url` without user, password, query and fragment, fit for logs and records."""
     return _QUERY.sub("", _CREDENTIALS.sub("", url))
 
 

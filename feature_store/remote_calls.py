@@ -167,7 +167,7 @@ class Caller:
             )
         said = f"{status} {code}" if status is not None else type(error).__name__
         return StorageError(
-            errno.EINVAL, f"{self._url}: cannot {doing} ({said}); correct the URL or the settings of its client."
+            errno.EINVAL, f"{self._url} does not {doing} ({said}); correct the URL or the settings of its client."
         )
 
     def _unanswered(self, doing: str, error: Exception, status: int | None, code: str, tried: str) -> StorageError:
@@ -201,6 +201,9 @@ def answer_of(error: BaseException) -> tuple[int | None, str]:
             status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
             code = str(response.get("Error", {}).get("Code", ""))
             return (status if isinstance(status, int) else None), code[:60]
+    if _names(error) & _PASSING_ERRORS:
+        return None, ""  # aiohttp says 400 of a body that was cut off, though nobody answered so
+    for link in _chain(error):
         for name in ("status", "code"):  # aiohttp's, and that of Google's client
             status = getattr(link, name, None)
             if isinstance(status, int) and 400 <= status < 600:

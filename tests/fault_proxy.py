@@ -25,7 +25,8 @@ FAULTS = (
     "stall",
     "applied, answer lost",
 )
-STALL_S = 1.5
+# Beside these, a plan may name any answer: "403 AccessDenied".
+STALL_S = 0.8
 _SKIPPED_HEADERS = {"connection", "transfer-encoding", "keep-alive", "date", "server"}
 # Decides what befalls a request: its method, its path, and how many requests came before.
 Plan = Callable[[str, str, int], str | None]
@@ -59,6 +60,7 @@ class FaultProxy:
         faults: how often each fault was made.
         requests: (method, path with query) of every request that came.
         bytes_out: octets of the bodies that were passed back.
+        forgotten_headers: lower-case names of request headers that the server never sees.
     """
 
     def __init__(self, target: str) -> None:
@@ -67,6 +69,7 @@ class FaultProxy:
         self.faults: Counter[str] = Counter()
         self.requests: list[tuple[str, str]] = []
         self.bytes_out = 0
+        self.forgotten_headers: set[str] = set()
         self.lock = threading.Lock()
         self._server = _Server(("127.0.0.1", 0), _Handler)
         self._server.proxy = self
@@ -120,7 +123,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif fault == "stall":
             time.sleep(STALL_S)
             self._reset()
-        elif fault and fault[0] == "5":
+        elif fault and fault[:3].isdigit():
             self._fail(fault)
         else:
             self._pass_on(body, fault)
@@ -128,20 +131,19 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = _serve  # noqa: N815, the names that http.server asks for
 
     def _fail(self, fault: str) -> None:
-        status, code = (500, "InternalError") if fault == "500" else (503, "SlowDown")
+        code = {"500": "InternalError", "503": "SlowDown", "503 retry-after": "SlowDown"}.get(fault, fault[4:])
         body = f"<Error><Code>{code}</Code><Message>try again</Message></Error>".encode()
         headers = [("Content-Type", "application/xml")]
         if fault.endswith("retry-after"):
             headers.append(("Retry-After", "1"))
-        self._answer(status, headers, b"" if self.command == "HEAD" else body, len(body))
+        self._answer(int(fault[:3]), headers, b"" if self.command == "HEAD" else body, len(body))
 
     def _pass_on(self, body: bytes, fault: str | None) -> None:
         target = self.server.proxy.target
         connection = http.client.HTTPConnection(str(target.hostname), target.port, timeout=30)
         try:
-            headers = {
-                name: value for name, value in self.headers.items() if name.lower() not in {"connection", "expect"}
-            }
+            left_out = {"connection", "expect", *self.server.proxy.forgotten_headers}
+            headers = {name: value for name, value in self.headers.items() if name.lower() not in left_out}
             connection.request(self.command, self.path, body=body, headers=headers)
             answer = connection.getresponse()
             data = answer.read()

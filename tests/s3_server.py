@@ -1,6 +1,7 @@
 """A local S3 server over real HTTP, and what a client in this process needs to find it."""
 
 import contextlib
+import logging
 import uuid
 from collections.abc import Iterator
 
@@ -17,6 +18,7 @@ _clients_of: list[str] = []
 @contextlib.contextmanager
 def running_s3_server() -> Iterator[str]:
     """The endpoint of a server on loopback."""
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line a request would bury a failure
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     try:

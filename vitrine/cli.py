@@ -6,6 +6,7 @@ import typer
 
 from vitrine.compress_commands import compress
 from vitrine.demo_command import demo
+from vitrine.doctor_command import doctor
 from vitrine.exchange_commands import import_vectors
 from vitrine.extract_command import extract
 from vitrine.probe_commands import knn, linear, prune, variance
@@ -39,6 +40,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "gc": gc,
     "rm": rm,
     "cp": cp,
+    "doctor": doctor,
     "demo": demo,
 }
 for name, command in COMMANDS.items():
