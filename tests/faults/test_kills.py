@@ -1,0 +1,44 @@
+"""SIGKILL: at random times, before every call on files, of one worker, of the parent."""
+
+import random
+from collections.abc import Callable
+
+import pytest
+
+from tests.faults.harness import FULL, Lab, Row, check, times
+from tests.faults.tracer import FILE_CALLS
+
+NewRow = Callable[[str], Row]
+# Worker processes load torch anew, in seconds: a sample has none of them.
+_TRIALS = {1: (470, 8), 2: (20, 0), 4: (10, 0)}
+
+
+@pytest.mark.parametrize("workers", [workers for workers, counts in _TRIALS.items() if counts[not FULL]])
+def test_a_run_killed_at_a_random_time_and_run_again_lacks_nothing(lab: Lab, new_row: NewRow, workers: int) -> None:
+    row = new_row(f"SIGKILL at a random time, {workers} worker{'s' if workers > 1 else ''}")
+    chance = random.Random(workers)
+    options = () if workers == 1 else ("--workers", str(workers))
+    seconds = lab.seconds if workers == 1 else lab.timed(*options)
+    for trial in range(times(*_TRIALS[workers])):
+        store = lab.new_store()
+        cpu = trial if workers == 1 else None
+        answer = lab.run(store, *options, kill_after_s=chance.uniform(0, 1.1 * seconds), cpu=cpu)
+        lab.note_seen(row, answer, f"trial {trial}")
+        lab.finish(row, store, f"trial {trial}", *options)
+    check(row)
+
+
+@pytest.mark.usefixtures("traced")
+def test_a_run_killed_before_any_call_on_files_and_run_again_lacks_nothing(lab: Lab, new_row: NewRow) -> None:
+    store = lab.new_store()
+    n_calls = lab.run(store, fault={"kind": "none"}, cpu=0)["matching"]
+    lab.remove(store)
+    row = new_row(f"SIGKILL before every call of a run on its store ({', '.join(FILE_CALLS)}), one process")
+    every = range(n_calls) if FULL else sorted(random.Random(2).sample(range(n_calls), k=10))
+    for number in every:
+        store = lab.new_store()
+        answer = lab.run(store, fault={"kind": "kill", "at": number}, cpu=number)
+        assert answer["code"] == -9, f"call {number} of {n_calls}"
+        lab.note_seen(row, answer, f"call {number}")
+        lab.finish(row, store, f"call {number} {answer['hit']}")
+    check(row, wanted=len(every))
