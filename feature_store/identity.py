@@ -28,7 +28,7 @@ _REMEDY = "Restore it from a copy, or move the feature set away and extract anew
 # A stranger's record must not ask for more memory than any real feature set does.
 _MOST_ROWS = 1 << 31
 _MOST_ROWS_PER_SHARD = 1 << 24
-_MOST_SHARDS = 1 << 20
+_MOST_SHARDS = 1 << 18
 _MOST_GRID = 1 << 14
 _MOST_FEATURES = 1 << 20
 _MOST_VALUES_PER_ROW = 1 << 28

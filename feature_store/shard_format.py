@@ -113,7 +113,7 @@ def encode_shard(layout: ArrayLayout, rows: np.ndarray[Any, Any]) -> list[Buffer
     return [body, bytes(padding_bytes), encode_index(layout, present)]
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=2)
 def encode_index(layout: ArrayLayout, present: int) -> bytes:
     """The index of a shard whose first `present` chunks are there, one after another from byte 0."""
     entries = np.full((layout.n_chunks(layout.rows_per_shard), 2), _ABSENT, dtype="<u8")

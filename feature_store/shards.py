@@ -10,7 +10,7 @@ from feature_store.errors import ShardError
 ROWS_PER_CHUNK = 8
 
 
-@dataclass(frozen=True, kw_only=True, order=True)
+@dataclass(frozen=True, kw_only=True, order=True, slots=True)
 class Shard:
     """A run of consecutive rows that one worker computes and commits as a whole.
 
@@ -38,7 +38,7 @@ class Shard:
         return f"{self.index:06d}"
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=4)
 def shards_of(n_rows: int, rows_per_shard: int) -> tuple[Shard, ...]:
     """Cut rows 0..n_rows into shards; only the last may be shorter.
 

@@ -73,7 +73,7 @@ def test_two_identities_are_refused_with_both_values_of_every_field_that_differs
     [
         ("n_rows", 0, "'n_rows' is 0, and must be within 1..2147483648"),
         ("n_rows", 1 << 40, "'n_rows' is 1099511627776, and must be within"),
-        ("n_rows", 1 << 30, "1073741824 rows in shards of 8 are more than 1048576 shards"),
+        ("n_rows", 1 << 30, "1073741824 rows in shards of 8 are more than 262144 shards"),
         ("n_rows", "21", "'n_rows' is '21', and must be a whole number"),
         ("n_rows", 21.0, "'n_rows' is 21.0, and must be a whole number"),
         ("n_rows", True, "'n_rows' is True, and must be a whole number"),

@@ -135,6 +135,9 @@ def test_a_shard_of_another_identity_is_found_even_with_its_receipt(store: Path)
         root.put(name.replace(folder, ours.folder), [root.read(name)])
     found = verify(store, deep=True)
     assert kinds(found) == {f"{ours.folder}/receipts/000001.json": "record"}
+    with pytest.raises(CorruptError, match="is not what its receipt says"):
+        FeatureStore(root).features(ours.name).read()
+    root.remove(f"{ours.folder}/receipts.json")
     assert 1 not in FeatureStore(root).features(ours.name).receipts
 
 
