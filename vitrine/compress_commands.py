@@ -44,9 +44,9 @@ def compress(
     from feature_store import open_store
     from vitrine import exits
     from vitrine.compression import CompressionRequest, compress
+    from vitrine.exits import UsageError
     from vitrine.output import print_json
     from vitrine.progress import counting_bar
-    from vitrine.questions import UsageError
 
     if storage is None and pca is None:
         raise UsageError("name --storage int8, --pca N, or both.")

@@ -14,7 +14,7 @@ from feature_store.arrays import row_bytes, token_names
 from feature_store.compressing import compressed_spec, find_compressed, start_compressed, write_compressed
 from feature_store.identity import TOKEN_KINDS, FeatureSetSpec
 from feature_store.storage import INT8, STORAGE_DTYPES
-from vitrine.questions import UsageError
+from vitrine.exits import UsageError
 
 _SPARE_BYTES = 64 << 20
 

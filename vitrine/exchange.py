@@ -19,8 +19,8 @@ from pipelines.imports import (
     open_vectors,
 )
 from vitrine import exits
+from vitrine.exits import UsageError
 from vitrine.output import console, print_json, size
-from vitrine.questions import UsageError
 
 Told = Callable[[str, int, int], None]
 

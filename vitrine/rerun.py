@@ -56,7 +56,7 @@ def _rerun(store: str, name: str, *, quiet: bool) -> Rerun:
     prepared = prepare_rerun(_plan(store, f"features/{name}"), store=store)
     with tempfile.TemporaryDirectory(prefix="vitrine-run-") as folder:
         n_rows = sum(shard.n_rows for shard in prepared.missing)
-        with extraction_bar(Path(folder), n_rows, quiet=quiet):
+        with extraction_bar(Path(folder), n_rows, 0, quiet=quiet):
             outcome = run_extraction(prepared, BeamEngine(), progress_folder=Path(folder))
     reason = "; ".join(f"shard {failure.shard}: {failure.reason}" for failure in outcome.failures)
     complete = outcome.committed + outcome.already == outcome.total

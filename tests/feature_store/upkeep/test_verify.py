@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from feature_store import FeatureStore, StoreError, create_feature_set, create_store
+from feature_store import CorruptError, FeatureStore, StoreError, create_feature_set, create_store
 from feature_store.records import read_record, record_bytes, write_record
 from feature_store.roots import open_root
 from feature_store.upkeep import VerifyReport, verify_store
