@@ -1,5 +1,6 @@
 """`vitrine verify`, `repair`, `diff`, `gc`, `rm` and `cp`: whether a store is sound, what may go, and copies."""
 
+import contextlib
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -280,8 +281,6 @@ def rm(
     vitrine rm features camvid/demo-8b349c50
     vitrine rm features selections/no200 results/knn --yes
     """
-    import contextlib
-
     from feature_store import open_store
     from feature_store.upkeep import find_removable, remove, without_writers
     from vitrine import exits

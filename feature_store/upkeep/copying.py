@@ -5,14 +5,16 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from feature_store import layout
+from feature_store.compression import parameter_objects, read_codecs
 from feature_store.datasets import RECORD_FILE, StoredDataset, put_in_force, read_dataset
 from feature_store.errors import CorruptError, StoreError, StoreNotFoundError
 from feature_store.objects import ObjectRoot, crc32c
 from feature_store.reader import FeatureSet, FeatureStore
 from feature_store.receipts import Receipt, StoredObject
+from feature_store.receipts_index import drop_index
 from feature_store.selections import read_selection, selection_names
 from feature_store.upkeep.inspection import object_crc32c
-from feature_store.writer import committed_receipts, create_feature_set
+from feature_store.writer import committed_receipts, create_feature_set, finish_feature_set
 
 _REMEDY = "Run `vitrine verify --deep` and `vitrine repair` on the source, then copy again."
 
@@ -79,7 +81,7 @@ class _Copy:
         self._count(len(content))
 
     def record(self, path: str) -> None:
-        """Copy a record, byte for byte."""
+        """Copy a record, or what a record answers for, byte for byte."""
         content = self.source.read(path)
         self.target.put(path, [content])
         self._count(len(content))
@@ -173,18 +175,27 @@ def _stands(target: ObjectRoot, dataset: StoredDataset) -> bool:
 
 
 def _copy_feature_set(copy: _Copy, features: FeatureSet) -> None:
+    place = layout.feature_set_folder(features.dataset_name, features.spec)
+    if place != features.folder:
+        raise CorruptError(f"{features.folder} of {copy.source.url} is the place of {place}. {_REMEDY}")
+    # What a compressed feature set was fitted with; the identity states its digest.
+    read_codecs(copy.source, place, features.spec)
+    for path in parameter_objects(place, features.spec):
+        copy.record(path)
     folder = create_feature_set(copy.target, features.dataset_name, features.spec)
-    if folder != features.folder:
-        raise CorruptError(f"{features.folder} of {copy.source.url} is the place of {folder}. {_REMEDY}")
+    read_codecs(copy.target, folder, features.spec)
     copy.target.sweep_partials(folder)
     standing = committed_receipts(copy.target, folder, features.spec)
     copy.missing += len(features.missing)
+    if any(standing.get(index) != receipt for index, receipt in features.receipts.items()):
+        drop_index(copy.target, folder)
     for index, receipt in sorted(features.receipts.items()):
         if standing.get(index) == receipt:
             copy.standing += 1
             copy.advance(sum(stated.size_bytes for stated in receipt.objects))
         else:
             _copy_shard(copy, features, receipt)
+    finish_feature_set(copy.target, folder, features.spec)
 
 
 def _copy_shard(copy: _Copy, features: FeatureSet, receipt: Receipt) -> None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from feature_store import layout
-from feature_store.arrays import shard_objects
+from feature_store.arrays import all_arrays
 from feature_store.compression import parameter_objects, read_codecs
 from feature_store.datasets import dataset_in_force
 from feature_store.errors import CorruptError, StoreError, StoreNotFoundError
@@ -11,10 +11,11 @@ from feature_store.identity import FeatureSetSpec
 from feature_store.reader import FeatureSet
 from feature_store.receipts import Receipt
 from feature_store.receipts_index import contradiction
-from feature_store.shards import Shard, shards_of
+from feature_store.shards import Shard
 from feature_store.upkeep.inspection import Inspection, StatedData, is_partial
 from feature_store.writer import states_shard, zarr_metadata_files
 
+_MOST_DIGITS = 12
 _SHARD_REMEDY = "`vitrine repair` moves it aside with its receipt; the same `vitrine extract` computes the shard again."
 _RECORD_REMEDY = "Restore it from a copy, or run `vitrine repair`, then the same `vitrine extract` again."
 
@@ -119,35 +120,41 @@ def _check_parameters(inspection: Inspection, folder: str, spec: FeatureSetSpec)
 
 
 def _check_shards(inspection: Inspection, folder: str, spec: FeatureSetSpec) -> dict[int, Receipt]:
-    shards = shards_of(spec.n_rows, spec.rows_per_shard)
+    """From the files that are there, not from the shards that there should be: a record can claim a million."""
+    for array, array_layout in all_arrays(folder, spec):
+        for path in inspection.under(f"{array}/c"):
+            shard = _shard(spec, path.removeprefix(f"{array}/c/").partition("/")[0])
+            if shard is not None and path == layout.shard_object(array, shard, 1 + len(array_layout.row_shape)):
+                inspection.know(path)
+    begun = 0
     receipts: dict[int, Receipt] = {}
-    unfinished = []
-    for shard in shards:
-        objects = shard_objects(folder, spec, shard)
-        inspection.know(*objects)
-        path = layout.receipt(folder, shard)
-        if path not in inspection.sizes:
-            unfinished.append(shard)
+    for path in inspection.under(layout.receipts_folder(folder)):
+        shard = _shard(spec, path.rpartition("/")[2].removesuffix(".json"))
+        if shard is None or path != layout.receipt(folder, shard):
             continue
+        begun += 1
         receipt = _check_receipt(inspection, folder, spec, shard)
         if receipt is not None:
             receipts[shard.index] = receipt
             _queue_shard(inspection, folder, path, receipt)
-    _check_index(inspection, folder, spec, receipts)
-    if unfinished:
+    n_shards = -(-spec.n_rows // spec.rows_per_shard)
+    _check_index(inspection, folder, spec, receipts, n_shards)
+    if begun < n_shards:
         text = (
-            f"{len(unfinished)} of {len(shards)} shards of {folder} have no receipt, the first is shard "
-            f"{unfinished[0].index}: the extraction is running or was interrupted; the same `vitrine extract` goes on."
+            f"{n_shards - begun} of {n_shards} shards of {folder} have no receipt: the extraction is running or was "
+            "interrupted; the same `vitrine extract` goes on."
         )
         inspection.note(folder, "unfinished", text)
     return receipts
 
 
-def _check_index(inspection: Inspection, folder: str, spec: FeatureSetSpec, receipts: dict[int, Receipt]) -> None:
+def _check_index(
+    inspection: Inspection, folder: str, spec: FeatureSetSpec, receipts: dict[int, Receipt], n_shards: int
+) -> None:
     path = layout.receipts_index(folder)
     inspection.know(path)
     if inspection.size_of(path) is None:
-        if len(receipts) == len(shards_of(spec.n_rows, spec.rows_per_shard)):
+        if len(receipts) == n_shards:
             text = f"{path} is missing, so opening {folder} is slow; the same `vitrine extract` writes it."
             inspection.note(folder, "index", text)
         return
@@ -156,6 +163,15 @@ def _check_index(inspection: Inspection, folder: str, spec: FeatureSetSpec, rece
     problem = contradiction(inspection.root, folder, spec, receipts)
     if problem is not None:
         inspection.problem(path, "record", str(problem))
+
+
+def _shard(spec: FeatureSetSpec, digits: str) -> Shard | None:
+    """The shard of this number; None where the feature set has none."""
+    index = int(digits) if digits.isdecimal() and digits.isascii() and len(digits) < _MOST_DIGITS else -1
+    start = index * spec.rows_per_shard
+    if not 0 <= start < spec.n_rows:
+        return None
+    return Shard(index=index, start=start, stop=min(start + spec.rows_per_shard, spec.n_rows))
 
 
 def _check_receipt(inspection: Inspection, folder: str, spec: FeatureSetSpec, shard: Shard) -> Receipt | None:

@@ -14,10 +14,11 @@ from feature_store.objects import ObjectRoot
 from feature_store.reader import FeatureSet, FeatureStore
 from feature_store.records import record_bytes
 from feature_store.runs import planned_spec
+from feature_store.shards import missing_shards
 from feature_store.upkeep.findings import Finding, ReadProgress
 from feature_store.upkeep.removal import FEATURE_SET_FILE, without_writers
 from feature_store.upkeep.verify import verify_store
-from feature_store.writer import STORE_RECORD, zarr_metadata_files
+from feature_store.writer import STORE_RECORD, committed_receipts, finish_feature_set, zarr_metadata_files
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,9 +106,13 @@ def repair_store(root: ObjectRoot, *, deep: bool = True, progress: ReadProgress 
 
 
 def _move_aside(root: ObjectRoot, problems: tuple[Finding, ...], folder: str) -> Iterator[str]:
-    # Receipts before their objects: at no instant does one speak of what is gone.
     suspects = {path for problem in problems for path in problem.suspects}
-    for path in sorted(suspects, key=lambda path: ("/receipts/" not in path, path)):
+    # An index speaks of whole feature sets alone.
+    suspects |= {layout.receipts_index("/".join(path.split("/")[:3])) for path in suspects if "/receipts/" in path}
+    # The index goes first, then receipts, then objects: at no instant does one speak of what is gone.
+    for path in sorted(
+        suspects, key=lambda path: (not path.endswith("/receipts.json"), "/receipts/" not in path, path)
+    ):
         with contextlib.suppress(StoreNotFoundError):
             root.move(path, f"{folder}/{path}")
             yield path
@@ -150,6 +155,9 @@ def _remake_feature_set(root: ObjectRoot, folder: str) -> Iterator[str]:
         # What stands there and is wrong moves aside first.
         if root.put_new(path, content):
             yield path
+    index = layout.receipts_index(folder)
+    if not root.exists(index) and finish_feature_set(root, folder, spec) and root.exists(index):
+        yield index
 
 
 def _remake_pointers(root: ObjectRoot, folder: str) -> Iterator[str]:
@@ -168,6 +176,7 @@ def _remake_pointers(root: ObjectRoot, folder: str) -> Iterator[str]:
 def _unfinished(root: ObjectRoot) -> Iterator[Unfinished]:
     for name in FeatureStore(root).names():
         with contextlib.suppress(StoreError):
-            missing = FeatureSet(root, name, partial=True).missing
+            features = FeatureSet(root, name, partial=True)
+            missing = missing_shards(features.shards, committed_receipts(root, features.folder, features.spec))
             if missing:
                 yield Unfinished(feature_set=name, shards=tuple(shard.index for shard in missing))

@@ -73,7 +73,7 @@ def test_repair_moves_aside_and_reruns_from_the_stored_plan(vitrine: Run, store:
     (store / "notes.txt").write_text("mine")
     ran = vitrine("repair", store, "--json")
     assert ran.code == 3
-    ((unfinished),) = ran.json["unfinished"]
+    (unfinished,) = ran.json["unfinished"]
     assert unfinished["shards"] == [0]
     assert (store / ran.json["aside"] / "notes.txt").read_text() == "mine"
     assert "lacks 1 shards" in vitrine("repair", store).out

@@ -23,7 +23,7 @@ def changed_copy(
     for shard in shards_of(spec.n_rows, spec.rows_per_shard):
         tokens = dict(shard_tokens(spec, shard, invalid))
         for (layer, kind), values in changes.items():
-            tokens[layer, kind] = values[shard.start : shard.stop]  # type: ignore[index]
+            tokens[layer, kind] = values[shard.start : shard.stop]
         write_shard(root, folder, spec, shard, tokens, _reasons(shard, invalid))
     return FeatureStore(root).features()
 

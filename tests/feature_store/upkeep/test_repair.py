@@ -28,10 +28,11 @@ def test_a_damaged_shard_moves_aside_with_its_receipt_and_is_computed_again(stor
     damaged = f"{features.folder}/tokens.zarr/layer_2/cls/c/1/0"
     root.put(damaged, [b"\1" * len(before[damaged])])
     report = repair_store(root)
-    assert report.moved == (f"{features.folder}/receipts/000001.json", damaged)
+    moved = [f"{features.folder}/receipts.json", f"{features.folder}/receipts/000001.json", damaged]
+    assert list(report.moved) == [path for path in moved if path in before]
     assert root.read(f"{report.aside}/{damaged}") == b"\1" * len(before[damaged])
     assert report.left == ()
-    ((unfinished),) = report.unfinished
+    (unfinished,) = report.unfinished
     assert (unfinished.feature_set, unfinished.shards) == (features.name, (1,))
     write_missing(root, features.folder, features.spec, invalid=[2])
     assert {path: root.read(path) for path, _ in root.walk("features")} == before
