@@ -1,7 +1,7 @@
 """Opening a store to ask it something: feature sets, their tokens, labels and masks. No backbone, no images."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from math import prod
 from typing import Any
@@ -25,7 +25,7 @@ from feature_store.receipts_index import read_index
 from feature_store.roots import open_root
 from feature_store.shards import Shard, missing_shards, shards_of
 from feature_store.storage import INT8
-from feature_store.token_reader import RowNumbers, Rows, TokenReader, missing_object
+from feature_store.token_reader import RowNumbers, Rows, StatedChecksums, TokenReader, missing_object
 from feature_store.writer import check_store, committed_receipts, read_spec
 
 # A checksum is of a whole object. Rows picked out of a larger one would wait for bytes that nobody asked for.
@@ -288,7 +288,7 @@ class FeatureSet(RowQueries):
             rows: row numbers in any order, a slice, or None for all. Ask for what fits in memory; stream the rest.
             patches: patch numbers in any order (row-major over the grid), a slice of them, or a mask of booleans of
                 shape [patches] or [grid height, grid width]; None for all. Of a local disk nothing else is read;
-                behind a URL the least that is read is a chunk of 8 rows.
+                behind a URL whole rows are.
 
         Returns:
             [rows, patches, features], [rows, features] or [rows, registers, features] in the storage dtype, int8 as
@@ -319,6 +319,17 @@ class FeatureSet(RowQueries):
         if not self.partial:
             self._require_committed(rows)
         return reader
+
+    def portable_reader(self, layer: int | str, kind: TokenKind, rows: RowNumbers) -> TokenReader | DecodingReader:
+        """As `require_readable`, to be sent to another process: it knows its own shards, not the whole feature set."""
+        self.require_readable(layer, kind, rows)
+        number = self.layer_number(layer)
+        start = f"{layout.token_array(self.folder, number, kind)}/"
+        shards = np.unique(rows // self.spec.rows_per_shard).tolist()
+        objects = (stored for index in shards if index in self.receipts for stored in self.receipts[index].objects)
+        stated = {f"{self.folder}/{stored.path}": stored.crc32c for stored in objects}
+        own = {path: checksum for path, checksum in stated.items() if path.startswith(start)}
+        return self._new_reader(number, kind, StatedChecksums(by_path=own))
 
     def iter_blocks(
         self,
@@ -447,12 +458,14 @@ class FeatureSet(RowQueries):
             )
         number = self.layer_number(layer)
         if (number, kind) not in self._readers:
-            self._readers[number, kind] = self._new_reader(number, kind)
+            self._readers[number, kind] = self._new_reader(number, kind, self._checksum_of)
         return self._readers[number, kind]
 
-    def _new_reader(self, layer: int, kind: TokenKind) -> TokenReader | DecodingReader:
+    def _new_reader(
+        self, layer: int, kind: TokenKind, checksum_of: Callable[[Shard, str], int | None]
+    ) -> TokenReader | DecodingReader:
         array = layout.token_array(self.folder, layer, kind)
-        reader = TokenReader(self.root, array, token_layout(self.spec, kind), self._checksum_of)
+        reader = TokenReader(self.root, array, token_layout(self.spec, kind), checksum_of)
         if self.spec.identity.storage_dtype != INT8:
             return reader
         quantiser = self.codecs[layer, kind].quantiser

@@ -5,7 +5,8 @@ to zarr-python, which reads any legal shard. Nothing is read that is not asked f
 go at once, so that memory does not grow; of those that few rows were picked from a bounded number is kept.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -31,6 +32,18 @@ Items: TypeAlias = slice | Int64[np.ndarray, " items"]
 # Where less than an eighth of a shard is asked for, its map stays open for whoever asks next.
 _FEW_ROWS = 8
 _LARGE_ROW_BYTES = 1 << 13
+_WHOLE_BYTES = 32 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatedChecksums:
+    """The checksums of some objects, by path: what a reader needs to know of receipts, and may take elsewhere."""
+
+    by_path: Mapping[str, int]
+
+    def __call__(self, shard: Shard, path: str) -> int | None:
+        """The CRC-32C of the object at `path`, where it is known."""
+        return self.by_path.get(path)
 
 
 class TokenReader:
@@ -86,7 +99,9 @@ class TokenReader:
             shard = self._shards[int(of_shard[0]) // self._layout.rows_per_shard]
             body = self._open_shard(shard)
             if isinstance(body, RemoteShard):
-                for wanted, block in body.blocks(of_shard - shard.start, max_rows):
+                # Rows come whole and are cut afterwards, so it is whole rows that must fit.
+                at_once = max_rows if items is None else min(max_rows, max(1, _WHOLE_BYTES // self._layout.row_bytes))
+                for wanted, block in body.blocks(of_shard - shard.start, at_once):
                     yield wanted + shard.start, _taken(block, slice(None), items)
                 continue
             for begin in range(0, len(of_shard), max_rows):

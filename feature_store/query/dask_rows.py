@@ -16,7 +16,7 @@ from feature_store.token_reader import RowNumbers, Rows, TokenReader
 def dask_rows(query: RowQueries, *, layer: int | str, kind: TokenKind, patches: PatchChoice | None) -> da.Array:
     """See `RowQueries.to_dask`."""
     features, rows = query.features, query.rows
-    reader = features.require_readable(layer, kind, rows)
+    reader = features.portable_reader(layer, kind, rows)
     spec = features.spec
     chosen = patch_numbers(spec, kind, patches)
     shape = spec.row_shape(kind) if chosen is None else (n_chosen(spec, chosen), spec.n_features)

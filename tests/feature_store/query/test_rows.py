@@ -1,23 +1,24 @@
 """rows: patches, Arrow, dask and xarray give what the whole array holds at these rows, and read nothing else."""
 
 import pickle
+import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import dask.array as da
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from zarr.abc.store import ByteRequest
-from zarr.core.buffer import Buffer, BufferPrototype
-from zarr.storage import WrapperStore
 
 from feature_store import (
     CorruptError,
+    FeatureRows,
     FeatureSet,
     IncompleteError,
     QueryError,
@@ -27,6 +28,7 @@ from feature_store import (
     open_store,
 )
 from feature_store.layout import token_array
+from feature_store.remote_objects import RemoteRoot
 from tests.feature_store.samples import all_tokens, fill_store, make_spec, register, write_missing
 
 _N_ROWS = 45
@@ -93,46 +95,63 @@ def test_patches_that_do_not_exist_are_refused(features: FeatureSet, choice: Any
         features.to_arrow(2, kind, patches=choice)
 
 
-class _Counting(WrapperStore[Any]):
-    """A Zarr store that counts the bytes that were read through it."""
-
-    read_bytes = 0
-
-    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
-        found: Buffer | None = await self._store.get(key, prototype, byte_range)
-        if not key.endswith("zarr.json"):
-            type(self).read_bytes += len(found) if found is not None else 0
-        return found
-
-
 @pytest.fixture
-def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[FeatureSet, type[_Counting]]]:
-    """A feature set in an object store, and the count of what is read of it."""
-    import fsspec
+def behind_a_url(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[FeatureSet, list[tuple[int, int]]]]:
+    """A feature set in an object store, and the spans of bytes that are read of its tokens.
 
-    features = fill_store("memory://vitrine-counted", n_rows=_N_ROWS, rows_per_shard=16, layers=(1, 2))
-    original = type(features.root).zarr_store
-    monkeypatch.setattr(_Counting, "read_bytes", 0)
-    monkeypatch.setattr(type(features.root), "zarr_store", lambda self, path: _Counting(original(self, path)))
-    yield features, _Counting
-    fsspec.filesystem("memory").rm("/vitrine-counted", recursive=True)
+    A row has 4 patches of 1024 float16, 8 KiB; a shard has 64 rows, 512 KiB, too many to be fetched whole.
+    """
+    url = f"memory://vitrine-{uuid.uuid4().hex}"
+    root = create_store(url)
+    dataset = register(root, 100)
+    spec = make_spec(n_rows=100, rows_per_shard=64, layers=(1,), kinds=("patches",), views=dataset.views_digest)
+    spec = replace(spec, n_features=1024)
+    write_missing(root, create_feature_set(root, "tiny", spec), spec)
+    features = open_store(url).features()
+    spans: list[tuple[int, int]] = []
+    one, several = RemoteRoot.read_range, RemoteRoot.read_ranges
+
+    def read_range(self: RemoteRoot, path: str, start: int, stop: int) -> Any:
+        spans.append((start, stop))
+        return one(self, path, start, stop)
+
+    def read_ranges(self: RemoteRoot, path: str, wanted: Any) -> Any:
+        spans.extend(wanted)
+        return several(self, path, wanted)
+
+    assert features.valid.all()
+    monkeypatch.setattr(RemoteRoot, "read_range", read_range)
+    monkeypatch.setattr(RemoteRoot, "read_ranges", read_ranges)
+    yield features, spans
+    fsspec.filesystem("memory").rm(url.removeprefix("memory:/"), recursive=True)
 
 
-def test_a_row_behind_a_url_costs_its_chunk_and_the_index_of_its_shard(
-    counted: tuple[FeatureSet, type[_Counting]],
+def test_a_row_behind_a_url_costs_its_own_bytes_and_the_index_of_its_shard(
+    behind_a_url: tuple[FeatureSet, list[tuple[int, int]]],
 ) -> None:
-    features, count = counted
-    chunk, index = 8 * 4 * 3 * 2, 2 * 16 + 4
-    found = features.where("row = 3").read(2, "patches", patches=[2])
-    np.testing.assert_array_equal(found, all_tokens(features.spec, 2, "patches")[[3]][:, [2]])
-    assert count.read_bytes == chunk + index
-    features.where("row IN (3, 4, 40)").to_dask(2, "patches")
-    assert count.read_bytes == chunk + index
-    np.testing.assert_array_equal(
-        features.where("row IN (3, 4, 40)").to_dask(2, "patches")[2:].compute(),
-        all_tokens(features.spec, 2, "patches")[[40]],
-    )
-    assert count.read_bytes == 2 * (chunk + index)
+    features, spans = behind_a_url
+    row, index = 8192, (64 * 8192, 64 * 8192 + 8 * 16 + 4)
+    patches = all_tokens(features.spec, 1, "patches")
+    found = features.where("row = 3").read(1, "patches", patches=[2])
+    np.testing.assert_array_equal(found, patches[[3]][:, [2]])
+    assert set(spans) == {index, (3 * row, 4 * row)}
+    spans.clear()
+    lazy = features.where("row IN (3, 60, 99)").to_dask(1, "patches")
+    assert spans == []
+    np.testing.assert_array_equal(lazy[:2].compute(), patches[[3, 60]])
+    # Nothing of the second shard.
+    assert set(spans) == {index, (3 * row, 4 * row), (60 * row, 61 * row)}
+
+
+def test_blocks_of_patches_behind_a_url_hold_whole_rows_in_bounds(
+    behind_a_url: tuple[FeatureSet, list[tuple[int, int]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features, _ = behind_a_url
+    monkeypatch.setattr("feature_store.token_reader._WHOLE_BYTES", 10 * 8192)
+    found = list(features.iter_blocks(1, "patches", patches=[1], block_bytes=1 << 20))
+    assert [len(rows) for rows, _ in found] == [10] * 6 + [4] + [10] * 3 + [6]
+    tokens = np.concatenate([block for _, block in found])
+    np.testing.assert_array_equal(tokens, all_tokens(features.spec, 1, "patches")[:, [1]])
 
 
 def test_patches_of_a_map_are_taken_from_it_and_nothing_else_is_copied(features: FeatureSet) -> None:
@@ -255,9 +274,11 @@ def test_a_graph_does_not_carry_the_store(tmp_path: Path) -> None:
     spec = make_spec(n_rows=800, rows_per_shard=8, layers=(1,), kinds=("cls",))
     write_missing(root, create_feature_set(root, "tiny", spec), spec)
     features = open_store(str(tmp_path / "s")).features()
-    small, large = (len(pickle.dumps(dict(features.to_dask(1, "cls")[:n].dask))) for n in (8, 800))
-    assert small < 20_000
-    assert large - small < 100 * 400
+    some = [FeatureRows(features, np.arange(n)).to_dask(1, "cls") for n in (8, 400, 800)]
+    small, middle, large = (len(pickle.dumps(dict(lazy.dask))) for lazy in some)
+    assert small < 10_000
+    assert large - middle < 50 * 400
+    assert len(pickle.dumps(features)) > 2 * small
 
 
 def test_xarray_labels_rows_and_patches(features: FeatureSet, patches: np.ndarray[Any, Any]) -> None:
