@@ -77,7 +77,8 @@ def _refused(condition: str, reason: str) -> QueryError:
     )
 
 
-def _parsed(connection: duckdb.DuckDBPyConnection, condition: str) -> Any:
+# Connections are annotated as Any: Beartype keeps the classes it checks, and DuckDB's must not outlive the interpreter.
+def _parsed(connection: Any, condition: str) -> Any:
     """The tree of the condition alone, as DuckDB's parser sees it."""
     if not condition.strip() or len(condition) > _MAX_CHARACTERS or "\0" in condition:
         raise _refused(condition, f"it must have 1 to {_MAX_CHARACTERS} characters, none of them NUL")
@@ -89,7 +90,7 @@ def _parsed(connection: duckdb.DuckDBPyConnection, condition: str) -> Any:
     return where
 
 
-def _tree(connection: duckdb.DuckDBPyConnection, text: str, condition: str) -> dict[str, Any]:
+def _tree(connection: Any, text: str, condition: str) -> dict[str, Any]:
     try:
         answer = connection.execute("SELECT json_serialize_sql(?::VARCHAR)", [_statement(text)]).fetchall()[0][0]
         parsed = json.loads(answer)
