@@ -53,8 +53,10 @@ class RowQueries:
         """
         from feature_store.query.conditions import matching_rows
 
-        found = matching_rows(self.features, condition, parameters)
-        return FeatureRows(self.features, np.intersect1d(self.rows, found, assume_unique=True))
+        found, rows = matching_rows(self.features, condition, parameters), self.rows
+        if len(rows) < self.features.spec.n_rows:
+            found = np.intersect1d(rows, found, assume_unique=True)
+        return FeatureRows(self.features, found)
 
     def columns(self, names: Sequence[str]) -> pa.Table:
         """Columns of the manifest, and `row`, `valid`, `class_name`, for these rows; no other column is read.
