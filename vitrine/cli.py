@@ -7,7 +7,7 @@ import typer
 from vitrine.compress_commands import compress
 from vitrine.demo_command import demo
 from vitrine.doctor_command import doctor
-from vitrine.exchange_commands import import_vectors
+from vitrine.exchange_commands import export, import_vectors
 from vitrine.extract_command import extract
 from vitrine.probe_commands import knn, linear, prune, variance
 from vitrine.query_commands import query
@@ -26,6 +26,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "extract": extract,
     "compress": compress,
     "import": import_vectors,
+    "export": export,
     "ls": ls,
     "show": show,
     "query": query,

@@ -3,12 +3,16 @@
 import contextlib
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from feature_store import FeatureSet, open_store, read_selection
+from feature_store.exports import ExportOptions, ExportSubject, export_features
 from pipelines.datasets import DatasetOptions
 from pipelines.imports import (
     ImportOptions,
@@ -127,3 +131,55 @@ def bar(*, quiet: bool) -> Iterator[Told]:
     with Progress(*columns, console=err, transient=True) as shown:
         task = shown.add_task("reading", total=None)
         yield lambda stage, done, total: shown.update(task, description=stage, completed=done, total=total)
+
+
+def run_export(
+    store: str,
+    path: Path,
+    *,
+    to: str,
+    features: str | None,
+    subject: Mapping[str, Any],
+    options: Mapping[str, Any],
+    json: bool,
+) -> int:
+    """Choose, write and report; returns the exit code."""
+    if "://" in str(path) or re.match(r"^[a-z0-9]+:/[^/]", str(path)):
+        raise UsageError(f"{str(path)!r} is a URL; export to a path of this machine, and copy it from there.")
+    if options["rows"] not in {"views", "patches"}:
+        raise UsageError(f"--rows {options['rows']!r}: choose views or patches.")
+    found = open_store(store).features(features)
+    chosen = subject["selection"]
+    exported = ExportSubject(
+        found,
+        kind=subject["kind"],
+        layer=subject["layer"],
+        selection=None if chosen is None else read_selection(found.root, chosen),
+        rows=_rows_of_split(found, subject["split"]),
+    )
+    how = ExportOptions(
+        overwrite=options["overwrite"],
+        patches=options["rows"] == "patches",
+        projection=options["projection"],
+        seed=options["seed"],
+        images=options["images"],
+    )
+    written = export_features(exported, to, path.expanduser(), how)
+    if json:
+        print_json({**exported.record(to), "path": str(path), "bytes": written})
+        return exits.DONE
+    left_out = f"; {exported.n_invalid} invalid rows left out" if exported.n_invalid else ""
+    shape = " x ".join(map(str, (len(exported.rows), *exported.row_shape)))
+    console().print(f"{path}: {to} of {found.name}, {exported.kind} {shape}, {size(written)}{left_out}", markup=False)
+    return exits.DONE
+
+
+def _rows_of_split(features: FeatureSet, split: str | None) -> Any:
+    if split is None:
+        return None
+    column = features.column("split")
+    rows = np.flatnonzero([value == split for value in column])
+    if not len(rows):
+        there = ", ".join(sorted({str(value) for value in column if value is not None})) or "none"
+        raise UsageError(f"--split {split!r} has no rows; splits there: {there}.")
+    return rows

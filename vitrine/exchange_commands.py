@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from vitrine.options import Json
+from vitrine.options import Features, Json, Layer, SelectionName, Store
 
 
 def import_vectors(
@@ -85,4 +85,66 @@ def import_vectors(
         void=void,
     )
     code = run_import(words, model=model, layer=layer, fit=fit, storage=storage, store=store, json=json)
+    raise typer.Exit(code)
+
+
+def export(
+    store: Store,
+    path: Annotated[
+        Path, typer.Argument(help="Where to write: a file or a folder of this machine.", show_default=False)
+    ],
+    to: Annotated[
+        str,
+        typer.Option(
+            help="`npy` (folder: array, rows.csv), `parquet` (file), `webdataset` (folder of tars), `fiftyone` "
+            "(folder) or `atlas` (Parquet file for Embedding Atlas).",
+            show_default=False,
+        ),
+    ],
+    features: Features = None,
+    kind: Annotated[
+        str | None, typer.Option(help="cls, patches, registers, or mean of the patches; by default cls, else mean.")
+    ] = None,
+    layer: Layer = "last",
+    selection: SelectionName = None,
+    split: Annotated[str | None, typer.Option(help="Only the rows of this split.")] = None,
+    rows: Annotated[
+        str, typer.Option(help="Of parquet and atlas with --kind patches: a row for each of the `views` or `patches`.")
+    ] = "views",
+    projection: Annotated[
+        str, typer.Option(help="Of atlas: pca, tsne (up to 20,000 points), or none (the vectors themselves).")
+    ] = "pca",
+    seed: Annotated[int, typer.Option(min=0, max=4294967295, help="Of the projection tsne.")] = 0,
+    images: Annotated[
+        Path | None, typer.Option(help="Of fiftyone: the folder that the images' paths are relative to.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what stands at the path.")] = False,
+    json: Json = False,
+) -> None:
+    """Write tokens of a feature set in a format of others; it appears whole, or not at all.
+
+    \b
+    vitrine export features camvid-npy --to npy --kind patches
+    vitrine export features patches.parquet --to parquet --kind patches --rows patches --split test
+    vitrine export features shards --to webdataset --kind patches --selection no200
+    vitrine export features for-fiftyone --to fiftyone --images photos
+    vitrine export features atlas.parquet --to atlas --projection tsne
+    """
+    from vitrine.exchange import run_export
+
+    code = run_export(
+        store,
+        path,
+        to=to,
+        features=features,
+        subject={"kind": kind, "layer": layer, "selection": selection, "split": split},
+        options={
+            "rows": rows,
+            "projection": projection,
+            "seed": seed,
+            "images": images,
+            "overwrite": overwrite,
+        },
+        json=json,
+    )
     raise typer.Exit(code)

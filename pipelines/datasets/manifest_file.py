@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from feature_store.errors import ManifestError
-from feature_store.manifest import MANIFEST_SCHEMA, DatasetSpec
+from feature_store.manifest import MANIFEST_SCHEMA, DatasetSpec, check_relative_uri
 from pipelines.datasets.assemble import Row, assemble_dataset
 from pipelines.datasets.dataset import Dataset, DatasetOptions
 from pipelines.datasets.description import MAX_CLASSES, dataset_spec
@@ -152,10 +152,13 @@ def check_row(row: Row) -> None:
     """Hold a row of a user's to the rules that its types do not say.
 
     Raises:
-        ManifestError: no uri, or a content key, label, tile or transform that cannot be.
+        ManifestError: no uri, a path that leaves the root, or a content key, label, tile or transform that cannot be.
     """
     if row.get("uri") is None:
         raise ManifestError("a row has no uri; every view needs its image's path.")
+    for column in ("uri", "mask_uri"):
+        if row.get(column) is not None:
+            check_relative_uri(row[column])
     key = row.get("image_sha256")
     if key is not None and not CONTENT_KEY.fullmatch(key):
         raise ManifestError(

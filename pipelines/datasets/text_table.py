@@ -195,9 +195,9 @@ class _Reader:
             raise
 
     def _wrong_value(self, name: str, value: Any, line: int) -> ManifestError:
-        shown = value if isinstance(value, str) else json.dumps(value)
+        shown = repr(value) if isinstance(value, str) else json.dumps(value)
         shown = shown if len(shown) <= _SHOWN_CHARACTERS else f"{shown[:_SHOWN_CHARACTERS]}..."
-        return self._wrong(line, f"has {shown!r} in column {name!r}, which holds {self._types[name]}")
+        return self._wrong(line, f"has {shown} in column {name!r}, which holds {self._types[name]}")
 
     def _wrong(self, line: int, what: str) -> ManifestError:
         return ManifestError(f"{self._path}, line {line} {what}.")

@@ -7,12 +7,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from feature_store.canonical import parse_json
+from feature_store.errors import CorruptError
 from pipelines.datasets.assemble import Row
 from pipelines.imports.rows_file import open_parquet, parquet_batches, read_rows, row_types
 from pipelines.imports.source_arrays import ImportRefusedError, Spool, Values
 from pipelines.imports.vectors import ImportOptions, Vectors, kinds_of
 
 _USUAL_NAMES = ("vector", "embedding", "features", "vectors", "embeddings")
+_RECORD_KEY = b"vitrine"
 # Small, since a row may be the tokens of a whole view.
 _ROWS_PER_BATCH = 64
 
@@ -34,6 +37,7 @@ def open_parquet_vectors(path: Path, options: ImportOptions) -> Vectors:
     try:
         with open_parquet(path) as file:
             column = _vector_column(path, file.schema_arrow, options.vectors)
+            classes = _stated_classes(path, file.schema_arrow)
             types = {} if options.rows else row_types()
             batches = parquet_batches(
                 file, path, types=types, renamed=options.columns, extra=[column], rows_per_batch=_ROWS_PER_BATCH
@@ -50,9 +54,18 @@ def open_parquet_vectors(path: Path, options: ImportOptions) -> Vectors:
         raise ImportRefusedError(f"{path} has no rows; give a Parquet file with at least one vector.")
     if options.rows:
         rows = read_rows(options.rows, renamed=options.columns)
-    return Vectors(
-        layout="parquet", arrays=kinds_of(spool, prefix_tokens=options.prefix_tokens), rows=rows, name=path.stem
-    )
+    arrays = kinds_of(spool, prefix_tokens=options.prefix_tokens)
+    return Vectors(layout="parquet", arrays=arrays, rows=rows, classes=classes, name=path.stem)
+
+
+def _stated_classes(path: Path, schema: pa.Schema) -> tuple[str, ...] | None:
+    """The class names that `vitrine export` leaves in the file."""
+    record = (schema.metadata or {}).get(_RECORD_KEY)
+    try:
+        classes = None if record is None else parse_json(record, name=f"{path}: its record")["classes"]
+    except (CorruptError, KeyError):
+        return None  # somebody else's, who uses the same key
+    return tuple(map(str, classes)) if isinstance(classes, list) and classes else None
 
 
 def _vector_column(path: Path, schema: pa.Schema, stated: str | None) -> str:

@@ -5,6 +5,7 @@ No array is ever held in memory whole. An npy file is mapped. What cannot be ask
 """
 
 import tempfile
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any, Protocol, TypeAlias
@@ -130,6 +131,8 @@ class Spool:
         self.row_shape: tuple[int, ...] = ()
         self.dtype: np.dtype[Any] = np.dtype("float32")
         self._file: IO[bytes] = tempfile.TemporaryFile(prefix="vitrine-import-")  # noqa: SIM115, lives as long as this
+        # Before the file object itself is collected, which would warn of a file left open.
+        weakref.finalize(self, self._file.close)
         self._map: Values | None = None
 
     def append(self, rows: Values, *, name: str) -> None:

@@ -1,0 +1,139 @@
+"""`manifest:FILE` as CSV and JSON lines: the same as Parquet, bounded, and every wrong line is named."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from feature_store.canonical import canonical_json
+from feature_store.errors import ManifestError
+from feature_store.manifest import MANIFEST_SCHEMA
+from pipelines.datasets import Dataset, open_dataset, text_table
+
+ROWS: list[dict[str, Any]] = [
+    {
+        "uri": "a.png",
+        "tile": {"x": 5, "y": 0, "width": 5, "height": 5},
+        "transform": {"name": "resize", "parameters": '{"height":5,"width":10}'},
+        "ground_sample_distance_m": 0.25,
+        "split": "train",
+        "label": 2,
+        "sequence": 'a "quoted", name\nof two lines',
+        "frame": 4,
+        "objects": [
+            {
+                "box": {"x": 1.0, "y": 2.0, "width": 3.0, "height": 4.0},
+                "instance_id": 1,
+                "category": 0,
+                "polygon": [0.5, 1.5],
+            }
+        ],
+    },
+    {"uri": "b.png", "split": "test", "label": 0},
+]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("a.png", "b.png"):
+        pixels = np.random.default_rng(len(name)).integers(0, 256, (10, 20, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / name)
+    return tmp_path
+
+
+def written(path: Path, text: str | bytes) -> Path:
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+def opened(path: Path) -> Dataset:
+    return open_dataset(f"manifest:{path}")
+
+
+def as_csv(path: Path) -> Path:
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(MANIFEST_SCHEMA.names)
+        for row in ROWS:
+            cells = [row.get(name, "") for name in MANIFEST_SCHEMA.names]
+            writer.writerow([canonical_json(cell) if isinstance(cell, dict | list) else cell for cell in cells])
+    return path
+
+
+def test_csv_json_lines_and_parquet_make_one_manifest(folder: Path) -> None:
+    lines = written(folder / "rows.jsonl", "\n\n".join(map(json.dumps, ROWS)))
+    from_lines = opened(lines).table
+    assert from_lines.num_rows == 2
+    assert opened(as_csv(folder / "rows.csv")).table.equals(from_lines)
+    pq.write_table(from_lines, folder / "rows.parquet")
+    assert opened(folder / "rows.parquet").table.equals(from_lines)
+
+
+def test_a_byte_order_mark_and_blank_lines_are_no_content(folder: Path) -> None:
+    path = written(folder / "rows.csv", b"\xef\xbb\xbfuri,split\r\n\r\na.png,train\r\n\r\n")
+    assert opened(path).table["split"].to_pylist() == ["train"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("x.csv", "uri,label\na.png,1\nb.png,cat\n", r"x\.csv, line 3 has 'cat' in column 'label', which holds int32"),
+        ("x.csv", "uri,label\na.png,1\nb.png,99999999999\n", r"line 3 has '?99999999999'? in column 'label'"),
+        ("x.csv", 'uri,sequence\n"a\n.png",s\nb.png\n', r"line 4 has 1 cells, and the header has 2"),
+        ("x.csv", "uri,colour\na.png,1\n", r"line 1 has columns \['colour'\], which are not known"),
+        ("x.csv", "uri,uri\na.png,b.png\n", r"line 1 has a column twice"),
+        ("x.csv", "split\ntrain\n", r"a column 'uri' is needed"),
+        ("x.csv", "uri\n", r"has no rows"),
+        ("x.csv", "", r"has no rows"),
+        ("x.csv", "uri,tile\na.png,[1\n", r"line 2 has '\[1' in column 'tile'"),
+        ("x.csv", 'uri,tile\na.png,"{""x"":""left""}"\n', r"line 2 has values of the wrong form"),
+        ("x.csv", 'uri\n"a.png"x\n', r"line 2 is not CSV"),
+        ("x.csv", "uri\na\0.png\n", r"line 2 holds a NUL"),
+        ("x.csv", b"uri\n\xff\xfe.png\n", r"is not UTF-8"),
+        ("x.csv", "uri,ground_sample_distance_m\na.png,nan\n", r"line 2 has NaN in column 'ground_sample"),
+        ("x.csv", "uri,label\na.png,-4\n", r"x\.csv, line 2: label -4 of 'a\.png'"),
+        ("x.csv", f"uri,split\na.png,{'s' * 5000}\n", r"line 2 has a text of more than 4096 bytes in column 'split'"),
+        ("x.jsonl", '{"uri":"a.png"}\n\n{"uri":"b.png"\n', r"x\.jsonl, line 3 is not one JSON object"),
+        ("x.jsonl", '{"uri":"a.png","label":1.5}\n', r"line 1 has 1\.5 in column 'label', which holds int32"),
+        ("x.jsonl", '{"uri":"a.png","label":true}\n', r"line 1 has true in column 'label'"),
+        ("x.jsonl", '{"uri":7}\n', r"line 1 has 7 in column 'uri', which holds string"),
+        ("x.jsonl", "[1]\n", r"line 1 is not one JSON object"),
+        ("x.jsonl", "[" * 100_000 + "\n", r"line 1 is not one JSON object"),
+        ("x.jsonl", '{"uri":"../a.png"}\n', r"line 1: path '\.\./a\.png' is not inside the dataset's root"),
+        ("x.ndjson", '{"split":"train"}\n', r"a column 'uri' is needed"),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_line(folder: Path, name: str, text: str | bytes, message: str) -> None:
+    with pytest.raises(ManifestError, match=message):
+        opened(written(folder / name, text))
+
+
+def test_rows_and_bytes_are_bounded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = written(folder / "x.csv", "uri\na.png\nb.png\n")
+    monkeypatch.setattr(text_table, "MAX_ROWS", 1)
+    with pytest.raises(ManifestError, match="has more than 1 rows"):
+        opened(path)
+    monkeypatch.setattr(text_table, "MAX_FILE_BYTES", 10)
+    with pytest.raises(ManifestError, match="has 16 bytes; at most 10 are read"):
+        opened(path)
+
+
+def test_a_line_beyond_the_bound_is_not_read_whole(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text_table, "_MAX_LINE_BYTES", 64)
+    with pytest.raises(ManifestError, match="line 2 has more than 64 characters"):
+        opened(written(folder / "x.csv", "uri\n" + "a" * 100 + "\n"))
+
+
+def test_rows_of_many_batches_keep_their_order_and_lines(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text_table, "_ROWS_PER_BATCH", 3)
+    rows = [f'{{"uri":"{index:02d}.png","frame":{index}}}' for index in range(10)]
+    types = {field.name: field.type for field in MANIFEST_SCHEMA}
+    read = text_table.read_text_table(written(folder / "x.jsonl", "\n".join(rows)), types)
+    assert read.table.column_names == ["uri", "frame"]
+    assert read.table["frame"].to_pylist() == list(range(10))
+    assert list(read.lines) == list(range(1, 11))
