@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from feature_store import FeatureSet, open_store, read_selection
+from feature_store import open_store, read_selection
 from feature_store.exports import ExportOptions, ExportSubject, export_features
 from pipelines.datasets import DatasetOptions
 from pipelines.imports import (
@@ -155,7 +154,7 @@ def run_export(
         kind=subject["kind"],
         layer=subject["layer"],
         selection=None if chosen is None else read_selection(found.root, chosen),
-        rows=_rows_of_split(found, subject["split"]),
+        rows=None if subject["where"] is None else found.where(subject["where"]).rows,
     )
     how = ExportOptions(
         overwrite=options["overwrite"],
@@ -172,14 +171,3 @@ def run_export(
     shape = " x ".join(map(str, (len(exported.rows), *exported.row_shape)))
     console().print(f"{path}: {to} of {found.name}, {exported.kind} {shape}, {size(written)}{left_out}", markup=False)
     return exits.DONE
-
-
-def _rows_of_split(features: FeatureSet, split: str | None) -> Any:
-    if split is None:
-        return None
-    column = features.column("split")
-    rows = np.flatnonzero([value == split for value in column])
-    if not len(rows):
-        there = ", ".join(sorted({str(value) for value in column if value is not None})) or "none"
-        raise UsageError(f"--split {split!r} has no rows; splits there: {there}.")
-    return rows

@@ -107,7 +107,9 @@ def export(
     ] = None,
     layer: Layer = "last",
     selection: SelectionName = None,
-    split: Annotated[str | None, typer.Option(help="Only the rows of this split.")] = None,
+    where: Annotated[
+        str | None, typer.Option(help="Only rows for which this SQL condition over the manifest is true; see `query`.")
+    ] = None,
     rows: Annotated[
         str, typer.Option(help="Of parquet and atlas with --kind patches: a row for each of the `views` or `patches`.")
     ] = "views",
@@ -125,7 +127,7 @@ def export(
 
     \b
     vitrine export features camvid-npy --to npy --kind patches
-    vitrine export features patches.parquet --to parquet --kind patches --rows patches --split test
+    vitrine export features patches.parquet --to parquet --kind patches --rows patches --where "split = 'test'"
     vitrine export features shards --to webdataset --kind patches --selection no200
     vitrine export features for-fiftyone --to fiftyone --images photos
     vitrine export features atlas.parquet --to atlas --projection tsne
@@ -137,7 +139,7 @@ def export(
         path,
         to=to,
         features=features,
-        subject={"kind": kind, "layer": layer, "selection": selection, "split": split},
+        subject={"kind": kind, "layer": layer, "selection": selection, "where": where},
         options={
             "rows": rows,
             "projection": projection,

@@ -56,7 +56,7 @@ def _sample(subject: ExportSubject, values: Values, row: dict[str, Any], root: P
     name = subject.class_name(row.get("label"))
     tile = row.get("tile")
     identifier = row["view_id"][:_OBJECT_ID_DIGITS]
-    label = {"_cls": "Classification", "_id": {"$oid": identifier}, "tags": [], "label": name}
+    label: dict[str, Any] = {"_cls": "Classification", "_id": {"$oid": identifier}, "tags": [], "label": name}
     return {
         "filepath": row["uri"] if root is None else str(root / row["uri"]),
         "tags": [row["split"]] if row.get("split") else [],

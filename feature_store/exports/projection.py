@@ -44,7 +44,7 @@ def project(blocks: Blocks, n_points: int, *, method: str, seed: int) -> Points:
         )
     if method == "tsne" and n_points > MAX_TSNE_POINTS:
         raise ExportRefusedError(
-            f"{n_points} points; t-SNE takes at most {MAX_TSNE_POINTS}. Use --projection pca, or fewer rows (--split)."
+            f"{n_points} points; t-SNE takes at most {MAX_TSNE_POINTS}. Use --projection pca, or fewer rows (--where)."
         )
     components = 2 if method == "pca" else _TSNE_COMPONENTS
     mean, axes = _principal_axes(blocks, n_points, min(components, width))

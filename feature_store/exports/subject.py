@@ -73,7 +73,7 @@ class ExportSubject:
         if selection is not None:
             selection.check_fits(features.spec)
         self.features = features
-        self.kind: Kind = chosen  # type: ignore[assignment]  # one of KINDS
+        self.kind: Kind = chosen
         self.layer = features.layer_number(layer)
         self.selection = selection
         wanted = np.arange(features.spec.n_rows) if rows is None else rows

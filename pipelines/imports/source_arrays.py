@@ -111,7 +111,8 @@ class SliceOfTokens:
         self._source, self._tokens = source, tokens
         self.name, self.n_rows, self.dtype = source.name, source.n_rows, source.dtype
         n_tokens, width = source.row_shape
-        self.row_shape = (width,) if isinstance(tokens, int) else (len(range(n_tokens)[tokens]), width)
+        before = () if isinstance(tokens, int) else (len(range(n_tokens)[tokens]),)
+        self.row_shape: tuple[int, ...] = (*before, width)
 
     def take(self, positions: Positions) -> Values:
         """See `SourceArray.take`."""

@@ -150,7 +150,8 @@ def test_a_user_manifest_may_be_csv(
     [
         (("--to", "hdf5"), "--to 'hdf5': choose among"),
         (("--to", "npy", "--kind", "tokens"), "--kind 'tokens': choose among"),
-        (("--to", "npy", "--split", "val"), "--split 'val' has no rows; splits there: test, train"),
+        (("--to", "npy", "--where", "split = 'val'"), "has no valid row among those asked for"),
+        (("--to", "npy", "--where", "split ="), "split ="),
         (("--to", "parquet", "--rows", "pixels"), "--rows 'pixels': choose views or patches"),
     ],
 )
@@ -170,7 +171,7 @@ def test_a_url_is_no_place_for_an_export(vitrine: Run, tiny_store: Path) -> None
 
 
 def test_an_extracted_store_leaves_as_a_row_a_patch(vitrine: Run, tmp_path: Path, tiny_store: Path) -> None:
-    words = ("--to", "parquet", "--kind", "patches", "--rows", "patches", "--split", "test", "--json")
+    words = ("--to", "parquet", "--kind", "patches", "--rows", "patches", "--where", "split = 'test'", "--json")
     ran = vitrine("export", tiny_store, tmp_path / "p.parquet", *words)
     assert ran.code == 0, ran.err
     table = pq.read_table(tmp_path / "p.parquet")
