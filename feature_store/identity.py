@@ -25,6 +25,7 @@ TOKEN_KINDS: tuple[TokenKind, ...] = ("patches", "cls", "registers")
 EXTRACTION_SCHEMA = 1
 COMPUTE_DTYPES = ("float32", "bfloat16", "float16")
 _REMEDY = "Restore it from a copy, or move the feature set away and extract anew."
+_SHOWN_CHARACTERS = 200
 # A stranger's record must not ask for more memory than any real feature set does.
 _MOST_ROWS = 1 << 31
 _MOST_ROWS_PER_SHARD = 1 << 24
@@ -185,8 +186,9 @@ def _read_identity(stored: Mapping[str, Any], name: str) -> Identity:
     known = {field.name for field in dataclass_fields(Identity)}
     fields = Fields(stored, name=name, remedy=_REMEDY)
     if set(stored) - known:
+        unknown = str(sorted(set(stored) - known))[:_SHOWN_CHARACTERS]
         raise CorruptError(
-            f"{name}: the identity has {sorted(set(stored) - known)}, which this Vitrine does not know. Read it with "
+            f"{name}: the identity has {unknown}, which this Vitrine does not know. Read it with "
             "the Vitrine that wrote it."
         )
     kinds = fields.texts("token_kinds")

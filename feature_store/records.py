@@ -16,6 +16,7 @@ RECORD_DIGEST = "record_digest"
 # The whole numbers that every JSON reader keeps exactly.
 _MOST = 1 << 53
 _SHOWN_CHARACTERS = 60
+_MESSAGE_CHARACTERS = 400
 
 
 def record_bytes(content: Mapping[str, Any]) -> bytes:
@@ -92,7 +93,8 @@ class Fields:
 
     def corrupt(self, what: str) -> CorruptError:
         """The error that says what is wrong with the record, and the way out."""
-        return CorruptError(f"{self._name}: {what}. {self._remedy}")
+        shown = what if len(what) <= _MESSAGE_CHARACTERS else f"{what[:_MESSAGE_CHARACTERS]}..."
+        return CorruptError(f"{self._name}: {shown}. {self._remedy}")
 
     def text(self, key: str) -> str:
         """A string."""

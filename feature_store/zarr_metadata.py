@@ -16,6 +16,7 @@ GROUP_METADATA: Mapping[str, Any] = {"zarr_format": 3, "node_type": "group", "at
 _OPTIONAL: Mapping[str, Any] = {"storage_transformers": []}
 # A stranger's notes change no number.
 _IGNORED = {"attributes"}
+_SHOWN_CHARACTERS = 120
 
 
 def array_metadata(
@@ -69,11 +70,12 @@ def require_metadata(stored: Mapping[str, Any], expected: Mapping[str, Any], nam
         # As text, because True == 1 and 3 == 3.0.
         if canonical_json(found.get(key)) != canonical_json(expected.get(key)):
             raise CorruptError(
-                f"{name} has {key} {_shown(found.get(key))}, and its record asks for {_shown(expected.get(key))}. "
+                f"{name} has {key[:_SHOWN_CHARACTERS]} {_shown(found.get(key))}, and its record asks for "
+                f"{_shown(expected.get(key))}. "
                 "Restore it from a copy, or run the same `vitrine extract` again."
             )
 
 
 def _shown(value: Any) -> str:
     text = canonical_json(value)
-    return text if len(text) <= 120 else f"{text[:120]}..."
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."

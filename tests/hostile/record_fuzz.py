@@ -118,21 +118,18 @@ def changed_bytes(content: bytes, chance: random.Random) -> bytes:
 def _changed_once(content: bytes, chance: random.Random) -> bytes:
     start, stop = sorted(chance.randrange(len(content) + 1) for _ in range(2))
     head, middle, tail = content[:start], content[start:stop], content[stop:]
-    match chance.randrange(7):
-        case 0 if middle:
-            return head + bytes([middle[0] ^ (1 << chance.randrange(8))]) + middle[1:] + tail
-        case 1:
-            return head + chance.randbytes(chance.randrange(1, 9)) + middle + tail
-        case 2:
-            return head
-        case 3:
-            return head + tail
-        case 4:
-            return head + middle * 2 + tail
-        case 5:
-            return head + chance.choice((b"[", b"{" * 99, b'"', b"\0", b"1" * 5000, b"\\ud800")) + middle + tail
-        case _:
-            return chance.randbytes(len(content))
+    flipped = bytes([middle[0] ^ (1 << chance.randrange(8))]) + middle[1:] if middle else b""
+    token = chance.choice((b"[", b"{" * 99, b'"', b"\0", b"1" * 5000, b"\\ud800", chance.randbytes(8)))
+    return chance.choice(
+        (
+            head + flipped + tail,
+            head + token + middle + tail,
+            head,
+            head + tail,
+            head + middle * 2 + tail,
+            chance.randbytes(len(content)),
+        )
+    )
 
 
 def changed_value(content: bytes, chance: random.Random) -> bytes:
