@@ -28,8 +28,11 @@ from feature_store.durable_files import (
 )
 from feature_store.errors import CorruptError, StoreError, StoreNotFoundError
 
-_CREDENTIALS = re.compile(r"(?<=://)[^/@]*@")
+# To the last @ of the host's part: a password may hold one too.
+_CREDENTIALS = re.compile(r"(?<=://)[^/]*@")
 _QUERY = re.compile(r"[?#].*$")
+# What file systems allow; a name of the store's own is far shorter.
+_MAX_NAME_BYTES, _MAX_PATH_CHARACTERS = 255, 2048
 
 
 def local_folder(path: str) -> Path:
@@ -169,13 +172,15 @@ class LocalRoot(ObjectRoot):
         """Where the object is; never outside the root, symlinks resolved."""
         place = self._root / path
         try:
+            if max(map(len, os.fsencode(path).split(b"/"))) > _MAX_NAME_BYTES or len(path) > _MAX_PATH_CHARACTERS:
+                raise ValueError("too long")
             resolved = place.resolve()
         except (RuntimeError, ValueError, OSError) as error:  # a loop of links, a NUL, a name beyond all bounds
             raise CorruptError(
                 f"{path[:200]!r} cannot be a path in {self._root} ({error}); fix the name or remove the link."
             ) from error
         if resolved != self._root and self._root not in resolved.parents:
-            raise CorruptError(f"{path!r} leads out of the store {self._root}; remove the link or fix the name.")
+            raise CorruptError(f"{path[:200]!r} leads out of the store {self._root}; remove the link or fix the name.")
         return place
 
     def read(self, path: str, *, max_bytes: int | None = None) -> bytes:
