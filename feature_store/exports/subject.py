@@ -101,8 +101,8 @@ class ExportSubject:
 
     @property
     def dtype(self) -> str:
-        """Of the values: the stored one, and float32 for means."""
-        return "float32" if self.kind == "mean" else self.features.spec.identity.storage_dtype
+        """Of the values: the stored one, int8 as float32, and float32 for means."""
+        return "float32" if self.kind == "mean" else self.features.spec.identity.value_dtype
 
     @cached_property
     def manifest(self) -> pa.Table:
