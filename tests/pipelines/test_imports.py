@@ -38,8 +38,9 @@ def vectors() -> np.ndarray[Any, np.dtype[np.float32]]:
     """Two clouds, one a class, in an order that is not that of the names."""
     random = np.random.default_rng(5)
     centres = np.repeat([[0.0] * WIDTH, [1.0] * WIDTH], N // 2, axis=0)
-    values: np.ndarray[Any, np.dtype[np.float32]] = (centres + random.normal(0, 0.4, (N, WIDTH))).astype(np.float32)
-    return values[order()]
+    values = (centres + random.normal(0, 0.4, (N, WIDTH))).astype(np.float32)
+    shuffled: np.ndarray[Any, np.dtype[np.float32]] = values[order()]
+    return shuffled
 
 
 def order() -> np.ndarray[Any, np.dtype[np.int64]]:
