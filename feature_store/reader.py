@@ -221,6 +221,8 @@ class FeatureSet(RowQueries):
     def stored_valid(self) -> Bool[np.ndarray, " rows"]:
         """What the array of valid rows says, which is for other readers; `verify` holds it to the receipts."""
         valid = np.zeros(self.spec.n_rows, dtype=bool)
+        if not self.receipts:
+            return valid  # a run that has just begun may not have made the array yet
         array = layout.valid_array(self.folder)
         reader = TokenReader(self.root, array, valid_layout(self.spec), self._checksum_of)
         for receipt in self.receipts.values():
@@ -303,8 +305,9 @@ class FeatureSet(RowQueries):
             TypeError: `rows` holds no row numbers.
         """
         wanted = self._row_numbers(slice(None) if rows is None else rows)
-        reader = self._reader(layer, kind)
+        number = self._stored_layer(layer, kind)
         self._require_committed(wanted)
+        reader = self._reader(number, kind)
         self._require_intact_where_cheap(layer, kind, wanted)
         return reader.gather(wanted, patch_numbers(self.spec, kind, patches))
 
@@ -315,10 +318,11 @@ class FeatureSet(RowQueries):
             StoreError: the layer or kind is not stored.
             IncompleteError: a row lies in a shard that is not committed, and the feature set was not opened as partial.
         """
-        reader = self._reader(layer, kind)
+        number = self._stored_layer(layer, kind)
+        # First: a run that has just begun may not have made the array yet.
         if not self.partial:
             self._require_committed(rows)
-        return reader
+        return self._reader(number, kind)
 
     def portable_reader(self, layer: int | str, kind: TokenKind, rows: RowNumbers) -> TokenReader | DecodingReader:
         """As `require_readable`, to be sent to another process: it knows its own shards, not the whole feature set."""
@@ -363,12 +367,14 @@ class FeatureSet(RowQueries):
         wanted = self._row_numbers(slice(None) if rows is None else rows)
         if (np.diff(wanted) <= 0).any():
             raise IndexError("the rows of iter_blocks must ascend, each once; sort them, or use read().")
+        array = layout.token_array(self.folder, self._stored_layer(layer, kind), kind)
+        if self.partial and not self.receipts:
+            return iter(())  # a run that has just begun may not have made the arrays yet
         reader = self.require_readable(layer, kind, wanted)
         chosen = patch_numbers(self.spec, kind, patches)
         row_bytes = prod(self.spec.row_shape(kind)) * np.dtype(self.spec.identity.value_dtype).itemsize
         if chosen is not None:
             row_bytes = row_bytes * n_chosen(self.spec, chosen) // self.spec.n_patches
-        array = layout.token_array(self.folder, self.layer_number(layer), kind)
         blocks = reader.blocks(wanted[self.valid[wanted]], max(1, block_bytes // row_bytes), chosen)
         return self._intact(blocks, array)
 
@@ -450,16 +456,18 @@ class FeatureSet(RowQueries):
         """
         return read_codecs(self.root, self.folder, self.spec)
 
-    def _reader(self, layer: int | str, kind: TokenKind) -> TokenReader | DecodingReader:
+    def _stored_layer(self, layer: int | str, kind: TokenKind) -> int:
         if kind not in self.spec.identity.token_kinds:
             raise StoreError(
                 f"{self.name} has no {kind!r} tokens, only {', '.join(self.spec.identity.token_kinds)}; "
                 f"`vitrine extract --tokens {kind}` adds a feature set with them."
             )
-        number = self.layer_number(layer)
-        if (number, kind) not in self._readers:
-            self._readers[number, kind] = self._new_reader(number, kind, self._checksum_of)
-        return self._readers[number, kind]
+        return self.layer_number(layer)
+
+    def _reader(self, layer: int, kind: TokenKind) -> TokenReader | DecodingReader:
+        if (layer, kind) not in self._readers:
+            self._readers[layer, kind] = self._new_reader(layer, kind, self._checksum_of)
+        return self._readers[layer, kind]
 
     def _new_reader(
         self, layer: int, kind: TokenKind, checksum_of: Callable[[Shard, str], int | None]

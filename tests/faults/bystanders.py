@@ -13,6 +13,7 @@ import numpy as np
 from feature_store import open_store
 from feature_store.errors import StoreError
 from feature_store.roots import open_root
+from feature_store.upkeep import verify_store
 
 _YEAR_S = 365.25 * 86400
 
@@ -80,4 +81,16 @@ def sweep_all_the_time(store: str, until: str) -> int:
     while not Path(until).exists():
         swept += open_root(store).sweep_partials("")
     print(swept)
+    return 0
+
+
+def verify_all_the_time(store: str, until: str) -> int:
+    """Verify to the last byte until `until` appears: a store that is being written is sound at every instant."""
+    while not Path(until).exists():
+        if not Path(store, "vitrine.json").exists():
+            continue
+        problems = verify_store(open_root(store), deep=True).problems
+        if problems:
+            print(problems)
+            return 1
     return 0

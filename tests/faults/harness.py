@@ -172,17 +172,29 @@ class Lab:
         for left in self.scratch.iterdir():
             shutil.rmtree(left)
 
-    def compare(self, row: Row, store: Path, what: str, answer: Answer, *, undisturbed: Path | None = None) -> None:
-        """Hold a finished store to the undisturbed one, byte for byte."""
+    def compare(
+        self,
+        row: Row,
+        store: Path,
+        what: str,
+        answer: Answer,
+        *,
+        undisturbed: Path | None = None,
+        among_others: bool = False,
+    ) -> None:
+        """Hold a finished store to the undisturbed one, byte for byte; `among_others`, there may be more beside it."""
         right = undisturbed or self.undisturbed
         if answer["code"] != 3 or answer["err"]:
             row.wrong.append(f"{what}: the same command again ended with {answer['code']}: {last_line(answer)}")
-        for part in ("features", "datasets"):
+        parts = [Path("features"), Path("datasets")]
+        if among_others:
+            parts = [path.relative_to(right) for part in parts for path in (right / part).glob("*/*")]
+        for part in parts:
             told = subprocess.run(
                 ["diff", "-r", right / part, store / part], capture_output=True, text=True, check=False
             )
             if told.returncode:
-                row.wrong.append(f"{what}: diff -r of {part}: {told.stdout[:300]}")
+                row.wrong.append(f"{what}: diff -r of {part}: {told.stdout[:300]} {told.stderr[:300]}")
                 lost, wrong = _rows_lost_and_wrong(right, store)
                 row.rows_lost += lost
                 row.rows_wrong += wrong

@@ -25,6 +25,7 @@ from vitrine.__main__ import run as run_command_line
 _PATIENCE_S = 240.0
 Job = Mapping[str, Any]
 _children: list[int] = []
+_open_ends: list[int] = []
 
 
 class TooSlowError(Exception):
@@ -55,15 +56,20 @@ def _prepare() -> None:
 
 def _start(job: Job) -> tuple[int, int]:
     """Fork a child that does one thing once its pipe is closed; gives its process id and the pipe's end."""
+    for name in ("out", "err"):
+        Path(f"{job['log']}.{name}").touch()  # the child may be killed before it could
     ready, go = os.pipe()
     child = os.fork()
     if child:
         os.close(ready)
         _children.append(child)
+        _open_ends.append(go)
         return child, go
     code = 1
     try:
-        os.close(go)
+        # The ends of other children's pipes too, which would never begin while one stays open.
+        for end in (go, *_open_ends):
+            os.close(end)
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         _enter(job)
@@ -75,10 +81,15 @@ def _start(job: Job) -> tuple[int, int]:
         os._exit(code)
 
 
+def _let_go(end: int) -> None:
+    _open_ends.remove(end)
+    os.close(end)
+
+
 def _enter(job: Job) -> None:
     """Give the child its output files, processor, clock, limits and filter."""
     for number, name in ((1, "out"), (2, "err")):
-        place = os.open(f"{job['log']}.{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        place = os.open(f"{job['log']}.{name}", os.O_WRONLY | os.O_TRUNC)
         os.dup2(place, number)
     os.environ["TMPDIR"] = job["scratch"]
     if job.get("cpu") is not None:
@@ -98,6 +109,7 @@ def _command(job: Job) -> int:
 _ACTIONS: dict[str, Callable[[Job], int]] = {
     "command": _command,
     "read": lambda job: bystanders.read_all_the_time(job["store"], job["until"], job["expected"]),
+    "verify": lambda job: bystanders.verify_all_the_time(job["store"], job["until"]),
     "sweep": lambda job: bystanders.sweep_all_the_time(job["store"], job["until"]),
 }
 
@@ -106,7 +118,7 @@ def _run(job: Job) -> dict[str, Any]:
     started = time.monotonic()
     child, go = _start(job)
     if job.get("fault") is None:
-        os.close(go)
+        _let_go(go)
         _kill_after(child, job.get("kill_after_s"))
         _, status = os.waitpid(child, 0)
         answer = {}
@@ -119,7 +131,7 @@ def _run(job: Job) -> dict[str, Any]:
             on_pause=lambda: bystanders.change_source(job["change"]),
         )
         tracer.attach()
-        os.close(go)
+        _let_go(go)
         status = tracer.run()
         answer = {"matching": tracer.matching, "hit": [{**asdict(call), "data": ""} for call in tracer.hit[:1]]}
         if job.get("trace_to"):
@@ -146,7 +158,7 @@ def _together(job: Job) -> dict[str, Any]:
     """Several children at once; those that look on are told to end when the others have."""
     started = [(one, *_start(one)) for one in job["jobs"]]
     for _, _, go in started:
-        os.close(go)
+        _let_go(go)
     statuses = {}
     for one, child, _ in started:
         if one["action"] == "command":

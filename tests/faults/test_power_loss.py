@@ -1,4 +1,4 @@
-"""The power fails at any call of a run: in every legal state of the disk receipts are true, and a run mends all else."""
+"""The power fails at any call of a run: in all states a disk may have receipts are true, and a run mends the rest."""
 
 import json
 import random

@@ -1,6 +1,7 @@
 """reader: reading by map, by zarr-python and in blocks gives the rows that were written."""
 
 import itertools
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from feature_store import (
     CorruptError,
     FeatureSet,
+    FeatureStore,
     IncompleteError,
     StoreError,
     StoreNotFoundError,
@@ -28,7 +30,15 @@ from feature_store.layout import token_array
 from feature_store.objects import crc32c
 from feature_store.roots import open_root
 from feature_store.token_reader import TokenReader
-from tests.feature_store.samples import all_tokens, files_of, fill_store, make_spec, shard_tokens, write_missing
+from tests.feature_store.samples import (
+    all_tokens,
+    files_of,
+    fill_store,
+    make_spec,
+    register,
+    shard_tokens,
+    write_missing,
+)
 
 _N_ROWS = 45
 _INVALID = (0, 8, 9, 22, 23, 44)
@@ -368,3 +378,21 @@ def test_reading_changes_nothing(tmp_path: Path) -> None:
     list(found.iter_blocks(1, "cls"))
     assert found.valid.all()
     assert files_of(tmp_path) == before
+
+
+def test_a_feature_set_that_was_just_begun_is_incomplete_and_not_damaged(tmp_path: Path) -> None:
+    """Its record comes first, so whoever reads beside the run may find it without arrays."""
+    root = create_store(str(tmp_path / "store"))
+    dataset = register(root, 21)
+    folder = create_feature_set(root, dataset.spec.name, make_spec(views=dataset.views_digest))
+    shutil.rmtree(tmp_path / "store" / folder / "tokens.zarr")
+    features = FeatureStore(root).features()
+    with pytest.raises(IncompleteError, match=r"rows of shard 0 of .* are not committed"):
+        features.iter_blocks()
+    with pytest.raises(IncompleteError, match=r"rows of shard 0 of .* are not committed"):
+        features.read(rows=[3])
+    partial = FeatureStore(root).features(partial=True)
+    assert list(partial.iter_blocks()) == []
+    assert not partial.valid.any()
+    with pytest.raises(StoreError, match="layer 9 is not in"):
+        partial.iter_blocks(9)
