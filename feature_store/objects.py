@@ -104,6 +104,9 @@ class ObjectRoot:
         """Remove what killed writers left under `folder`, and say how many; a live writer's file is left alone."""
         raise NotImplementedError
 
+    def settle(self, folder: str) -> None:
+        """Make the names in `folder` survive a crash, whoever gave them and was perhaps killed before that."""
+
     def walk(self, folder: str) -> Iterator[tuple[str, int]]:
         """The path and size in bytes of every object under `folder`, at any depth, in the order of paths."""
         raise NotImplementedError
@@ -232,6 +235,11 @@ class LocalRoot(ObjectRoot):
     def sweep_partials(self, folder: str, *, recursive: bool = True) -> int:
         """See `ObjectRoot.sweep_partials`."""
         return sweep_partials(self.local_path(folder), recursive=recursive)
+
+    def settle(self, folder: str) -> None:
+        """See `ObjectRoot.settle`."""
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            sync_folder(self.local_path(folder))
 
     def walk(self, folder: str) -> Iterator[tuple[str, int]]:
         """See `ObjectRoot.walk`; links are not followed."""

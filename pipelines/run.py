@@ -23,7 +23,7 @@ from feature_store import (
 )
 from feature_store.errors import StoreError
 from feature_store.identity import FeatureSetSpec, Identity, require_same
-from feature_store.layout import FEATURES, feature_set_folder, run_file
+from feature_store.layout import FEATURES, feature_set_folder, receipts_folder, run_file
 from feature_store.objects import ObjectRoot
 from feature_store.reader import FeatureStore
 from feature_store.receipts_index import write_index
@@ -157,6 +157,8 @@ def prepare_extraction(
     if receipts:
         # Receipts speak of shards alone: a lost feature_set.json or zarr.json beside them is written again.
         create_feature_set(root, stored.spec.name, spec)
+        # A run killed between a receipt's rename and the sync of its folder: what is called done here must stay done.
+        root.settle(receipts_folder(folder))
     missing = missing_shards(shards_of(spec.n_rows, spec.rows_per_shard), receipts)
     if not missing:
         write_index(root, folder, spec, receipts)  # its writer may have been killed before this

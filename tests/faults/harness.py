@@ -22,6 +22,7 @@ from feature_store.errors import StoreError
 ROOT = Path(__file__).resolve().parents[2]
 FULL = os.environ.get("VITRINE_FAULTS") == "full"
 N_IMAGES, SIDE_PX, ROWS_PER_SHARD = 36, 24, 8
+N_SHARDS = -(-N_IMAGES // ROWS_PER_SHARD)
 Answer = dict[str, Any]
 
 

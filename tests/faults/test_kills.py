@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.faults.harness import FULL, Lab, Row, check, times
+from tests.faults.harness import FULL, N_SHARDS, Lab, Row, check, times
 from tests.faults.tracer import FILE_CALLS
 
 NewRow = Callable[[str], Row]
@@ -42,3 +42,17 @@ def test_a_run_killed_before_any_call_on_files_and_run_again_lacks_nothing(lab: 
         lab.note_seen(row, answer, f"call {number}")
         lab.finish(row, store, f"call {number} {answer['hit']}")
     check(row, wanted=len(every))
+
+
+@pytest.mark.usefixtures("traced")
+def test_a_receipt_that_a_killed_run_did_not_sync_is_synced_by_the_next(lab: Lab) -> None:
+    store = lab.new_store()
+    receipts = {"names": ["fsync"], "parts": ["/receipts"]}
+    # Of each receipt its file and then its folder are synced: the last call is that of the last receipt's folder.
+    n_calls = lab.run(store, fault={"kind": "none", **receipts})["matching"]
+    lab.remove(store)
+    killed = lab.run(store, fault={"kind": "kill", "at": n_calls - 1, **receipts})
+    assert killed["hit"][0]["paths"][0].endswith("/receipts")
+    assert len(list(store.glob("features/*/*/receipts/*.json"))) == N_SHARDS
+    assert lab.run(store, fault={"kind": "none", **receipts})["matching"] == 1
+    lab.remove(store)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.faults.harness import FULL, Lab, Row, check, times
+from tests.faults.harness import FULL, N_SHARDS, Lab, Row, check, times
 
 NewRow = Callable[[str], Row]
 _MEGABYTE = 1 << 20
@@ -25,7 +25,7 @@ def test_a_worker_killed_before_any_call_of_its_commit_takes_no_other_with_it(la
         store = lab.new_store()
         answer = lab.run(store, *options, fault={"kind": "kill", "at": at, "parts": parts})
         lab.note_seen(row, answer, f"call {at}")
-        if "5 of 5 shards committed" not in answer["out"]:
+        if f"{N_SHARDS} of {N_SHARDS} shards committed" not in answer["out"]:
             row.wrong.append(f"call {at}: the run did not go on by itself: {answer['out']} {answer['err']}")
         lab.finish(row, store, f"call {at} {answer['hit']}", *options)
     check(row)
