@@ -21,7 +21,7 @@ $(shell rm -f $(VENV)/.installed)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint bench core-test clean
+.PHONY: help venv demo test lint faults bench core-test clean
 
 help:  ## say what the targets do
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1 \t\2/p' Makefile | expand -t 18
@@ -57,6 +57,9 @@ core-test: $(CORE)/.installed  ## the tests of store and evaluators where only t
 $(CORE)/.installed: $(VENV)/.installed $(SOURCES) docker/core_environment.py
 	$(PYTHON) docker/core_environment.py $(CORE)
 	@touch $@
+
+faults: venv  ## every fault as often as docs/reliability.md says, which is written anew; hours (part: PYTEST_FLAGS='-k power')
+	VITRINE_FAULTS=full $(PYTHON) -m pytest tests/faults -o timeout=0 -o faulthandler_timeout=0 $(PYTEST_FLAGS)
 
 bench: venv  ## all benchmarks at full size
 	VITRINE_BENCH=full $(PYTHON) -m pytest benchmarks -o python_files='bench_*.py' -o timeout=0 -o faulthandler_timeout=0 -s $(PYTEST_FLAGS)

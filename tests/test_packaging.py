@@ -191,4 +191,4 @@ def test_make_help_names_every_target() -> None:
         ["make", "-s", "--no-print-directory", "help"], cwd=ROOT, capture_output=True, text=True, check=True
     )
     named = {line.split()[1] for line in done.stdout.splitlines()}
-    assert named == {"help", "venv", "demo", "test", "lint", "bench", "core-test", "clean"}
+    assert named == {"help", "venv", "demo", "test", "lint", "faults", "bench", "core-test", "clean"}

@@ -11,20 +11,12 @@ import pytest
 from feature_store import FeatureStore, create_store
 from feature_store.durable_files import PARTIAL_SUFFIX, make_folder, sweep_partials
 from feature_store.roots import open_root
-from tests.feature_store.samples import files_of, fill_store
+from tests.feature_store.samples import files_of
 from tests.feature_store.system_calls import Call, trace
-from tests.feature_store.writing_process import INVALID, ROOT, command
+from tests.feature_store.writing_process import ROOT, command
 
 _RENAMES = {"rename", "renameat", "renameat2"}
 _LINKS = {"link", "linkat"}
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """The files of a store that was written without trouble."""
-    folder = tmp_path_factory.mktemp("undisturbed") / "store"
-    fill_store(str(folder), invalid=INVALID)
-    return files_of(folder)
 
 
 def _first(calls: list[Call], names: set[str], path: Path, *, after: int = -1, last: bool = False) -> int:
@@ -117,41 +109,6 @@ def test_a_disk_that_never_syncs_is_an_error_and_leaves_nothing(strace: str, tmp
     assert done.returncode == 1
     assert "Input/output error" in done.stderr
     assert files_of(tmp_path / "store") == {}
-
-
-@pytest.mark.parametrize(
-    "fault",
-    [
-        "fsync:error=ENOSPC:when=30+",
-        "fsync:error=ENOSPC:when=70+",
-        "rename:error=ENOSPC:when=12+",
-        "rename:error=ENOSPC:when=20",
-        "mkdir:error=ENOSPC:when=20+",
-        "openat:error=EMFILE:when=2000+",
-        "fsync:signal=KILL:when=50",
-        "rename:signal=KILL:when=14",
-        "rename:signal=KILL:when=18",
-        "unlink:signal=KILL:when=9",
-    ],
-)
-def test_a_fault_commits_nothing_that_is_not_there_and_the_next_run_mends_all(
-    strace: str, tmp_path: Path, undisturbed: dict[str, bytes], fault: str
-) -> None:
-    store = tmp_path / "store"
-    _, done = trace(strace, command("fill", store), tmp_path / "log", inject=fault)
-    left = files_of(store)
-    for path in left:
-        if "/receipts/" in path and not path.endswith(PARTIAL_SUFFIX):
-            shard = int(Path(path).stem)
-            objects = [name for name in undisturbed if f"/c/{shard}/" in name or name.endswith(f"/c/{shard}")]
-            ours = [name for name in objects if name.startswith("features/")]
-            assert len(ours) == 3
-            assert {name: left.get(name) for name in ours} == {name: undisturbed[name] for name in ours}
-    if "openat" not in fault:
-        assert done.returncode != 0
-        assert left != undisturbed
-    fill_store(str(store), invalid=INVALID)
-    assert files_of(store) == undisturbed
 
 
 def test_of_many_processes_one_creates_the_file(tmp_path: Path) -> None:

@@ -1,15 +1,12 @@
-"""A process that writes, for tests that trace it, starve it or kill it.
+"""A process that writes, for tests that trace it or starve it.
 
 python -m tests.feature_store.writing_process fill STORE
 python -m tests.feature_store.writing_process put FOLDER NAME N_BYTES
 python -m tests.feature_store.writing_process race FOLDER N_WRITERS N_ROUNDS
-python -m tests.feature_store.writing_process killer < lines of "STORE DELAY_S"
 """
 
 import os
-import signal
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -48,30 +45,12 @@ def _race(folder: str, n_writers: str, n_rounds: str) -> None:
     print(*wins)
 
 
-def _killer() -> None:
-    """Fills stores in children that are killed once so many files stand there; prints each child's exit code."""
-    for line in sys.stdin:
-        store, n_files, delay_s = line.split()
-        child = os.fork()
-        if child == 0:
-            _fill(store)
-            os._exit(0)
-        done = 0
-        while done == 0 and sum(len(names) for _, _, names in os.walk(store)) < int(n_files):
-            done, status = os.waitpid(child, os.WNOHANG)
-        if done == 0:
-            time.sleep(float(delay_s))
-            os.kill(child, signal.SIGKILL)  # not waited for yet, so the number is still this child's
-            _, status = os.waitpid(child, 0)
-        print(os.waitstatus_to_exitcode(status), flush=True)
-
-
 def command(*arguments: str | Path) -> list[str]:
     """The command line that runs this module; its working directory is `ROOT`."""
     return [sys.executable, "-m", "tests.feature_store.writing_process", *map(str, arguments)]
 
 
-_ACTIONS: dict[str, Callable[..., None]] = {"fill": _fill, "put": _put, "race": _race, "killer": _killer}
+_ACTIONS: dict[str, Callable[..., None]] = {"fill": _fill, "put": _put, "race": _race}
 
 if __name__ == "__main__":
     _ACTIONS[sys.argv[1]](*sys.argv[2:])
