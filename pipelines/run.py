@@ -161,6 +161,7 @@ def prepare_extraction(
         root.settle(receipts_folder(folder))
     missing = missing_shards(shards_of(spec.n_rows, spec.rows_per_shard), receipts)
     if not missing:
+        root.sweep_partials(folder)  # nothing will be computed here that would do it
         write_index(root, folder, spec, receipts)  # its writer may have been killed before this
     done_as = _complete_superset(root, spec)
     environment = None if allow_mixed_environment else current_environment(request.device)
