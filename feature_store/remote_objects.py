@@ -6,9 +6,7 @@ function of its name, so it is simply put again. Calls are retried here and nowh
 
 import contextlib
 import os
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,13 +17,13 @@ from zarr.storage import FsspecStore
 from feature_store.durable_files import Buffer
 from feature_store.errors import CorruptError, StoreError
 from feature_store.objects import ObjectRoot
+from feature_store.read_ahead import read_ahead
 from feature_store.remote_calls import Caller, answer_of
 
 # One request's share of a large object: large against a request's own cost, small against memory.
 PIECE_BYTES = 8 << 20
 # On S3 objects from twice this size come in parts.
 PART_BYTES = 64 << 20
-_IN_FLIGHT = 4
 _BEYOND_END = "InvalidRange"
 _Result = TypeVar("_Result")
 # A forked process must not drop its parent's clients: they would try to say goodbye through the parent's sockets.
@@ -136,21 +134,7 @@ class RemoteRoot(ObjectRoot):
 
     def read_ranges(self, path: str, spans: Sequence[tuple[int, int]]) -> Iterator[bytes]:
         """See `ObjectRoot.read_ranges`; a few requests are under way at any time."""
-        if len(spans) <= 1:
-            yield from (self.read_range(path, start, stop) for start, stop in spans)
-            return
-        with ThreadPoolExecutor(min(_IN_FLIGHT, len(spans)), thread_name_prefix="vitrine-read") as pool:
-            waiting: deque[Future[bytes]] = deque()
-            try:
-                for start, stop in spans:
-                    if len(waiting) == _IN_FLIGHT:
-                        yield waiting.popleft().result()
-                    waiting.append(pool.submit(self.read_range, path, start, stop))
-                while waiting:
-                    yield waiting.popleft().result()
-            finally:
-                for future in waiting:
-                    future.cancel()
+        return read_ahead(lambda span: self.read_range(path, *span), spans)
 
     def size_bytes(self, path: str) -> int | None:
         """See `ObjectRoot.size_bytes`."""

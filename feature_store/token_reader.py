@@ -19,8 +19,9 @@ from feature_store.errors import CorruptError, StoreNotFoundError
 from feature_store.kept_maps import mapped
 from feature_store.layout import shard_object
 from feature_store.objects import ObjectRoot
+from feature_store.read_ahead import read_ahead
 from feature_store.records import read_json
-from feature_store.remote_reads import RemoteShard
+from feature_store.remote_reads import RemoteShard, as_slice
 from feature_store.shard_format import ArrayLayout, encode_index
 from feature_store.shards import ROWS_PER_CHUNK, Shard, shards_of
 from feature_store.zarr_metadata import require_metadata
@@ -67,11 +68,11 @@ class TokenReader:
         checksum_of: Callable[[Shard, str], int | None] = lambda shard, path: None,
     ) -> None:
         self._root = root
+        self._is_local = root.local_path(array) is not None
         self._checksum_of = checksum_of
         self._array = array
         self._layout = layout
         self._shards = shards_of(layout.n_rows, layout.rows_per_shard)
-        self._remote: dict[int, RemoteShard] = {}
         # Where shards of a local disk stand, links resolved once; that takes longer than to map one.
         self._places: dict[int, Path] = {}
         path = f"{array}/zarr.json"
@@ -95,18 +96,19 @@ class TokenReader:
             view of the file; others are a copy.
         """
         shard_of_row = rows // self._layout.rows_per_shard
-        for of_shard in np.split(rows, np.flatnonzero(np.diff(shard_of_row)) + 1) if rows.size else []:
-            shard = self._shards[int(of_shard[0]) // self._layout.rows_per_shard]
-            body = self._open_shard(shard)
+        groups = np.split(rows, np.flatnonzero(np.diff(shard_of_row)) + 1) if rows.size else []
+        parts = [self._in_shard(group) for group in groups]
+        bodies = map(self._open_local, parts) if self._is_local else read_ahead(self._open_remote, parts)
+        for (shard, wanted), body in zip(parts, bodies, strict=True):
             if isinstance(body, RemoteShard):
                 # Rows come whole and are cut afterwards, so it is whole rows that must fit.
                 at_once = max_rows if items is None else min(max_rows, max(1, _WHOLE_BYTES // self._layout.row_bytes))
-                for wanted, block in body.blocks(of_shard - shard.start, at_once):
-                    yield wanted + shard.start, _taken(block, slice(None), items)
+                for some, block in body.blocks(at_once):
+                    yield some + shard.start, _taken(block, slice(None), items)
                 continue
-            for begin in range(0, len(of_shard), max_rows):
-                wanted = of_shard[begin : begin + max_rows]
-                yield wanted, _taken(body, _as_slice(wanted - shard.start), items)
+            for begin in range(0, len(wanted), max_rows):
+                some = wanted[begin : begin + max_rows]
+                yield some + shard.start, _taken(body, as_slice(some), items)
 
     def gather(self, rows: RowNumbers, items: Items | None = None) -> Rows:
         """The given rows, in the order given, as a new array; of each the `items` on its first axis, or all."""
@@ -115,40 +117,69 @@ class TokenReader:
             shape = (np.empty(shape[0], dtype=bool)[items].size, *shape[1:])
         gathered = np.empty((len(rows), *shape), dtype=self._layout.dtype)
         shard_of_row = rows // self._layout.rows_per_shard
-        for index in np.unique(shard_of_row):
-            shard = self._shards[index]
-            places = np.flatnonzero(shard_of_row == index)
-            wanted = rows[places] - shard.start
-            body = self._open_shard(shard, keep=len(places) * _FEW_ROWS < shard.n_rows)
-            if isinstance(body, RemoteShard):
-                gathered[_as_slice(places)] = _taken(body.gather(wanted), slice(None), items)
-            elif isinstance(body, np.ndarray) and items is None and self._layout.row_bytes >= _LARGE_ROW_BYTES:
-                for place, row in zip(places.tolist(), wanted.tolist(), strict=True):
-                    gathered[place] = body[row]  # one copy; fancy indexing on both sides makes two
-            else:
-                gathered[_as_slice(places)] = _taken(body, _as_slice(wanted), items)
+        places = [np.flatnonzero(shard_of_row == index) for index in np.unique(shard_of_row)]
+        if self._is_local:
+            for some in places:
+                self._copy_local(gathered, some, rows[some], items)
+            return gathered
+        fetched = read_ahead(lambda some: self._fetch(rows[some], items), places)
+        for some, found in zip(places, fetched, strict=True):
+            gathered[as_slice(some)] = found
         return gathered
 
-    def _open_shard(self, shard: Shard, *, keep: bool = False) -> "Rows | RemoteShard | _ZarrRows":
-        name = shard_object(self._array, shard, 1 + len(self._layout.row_shape))
-        place = self._places.get(shard.index) or self._root.local_path(name)
+    def _in_shard(self, rows: RowNumbers) -> tuple[Shard, RowNumbers]:
+        """The shard that rows lie in, and their numbers counted from its first."""
+        shard = self._shards[int(rows[0]) // self._layout.rows_per_shard]
+        return shard, rows - shard.start
+
+    def _copy_local(
+        self, gathered: np.ndarray[Any, Any], places: RowNumbers, rows: RowNumbers, items: Items | None
+    ) -> None:
+        """Put rows of one shard on this disk into their places."""
+        shard, wanted = self._in_shard(rows)
+        body = self._open_local((shard, wanted), keep=len(places) * _FEW_ROWS < shard.n_rows)
+        if isinstance(body, np.ndarray) and items is None and self._layout.row_bytes >= _LARGE_ROW_BYTES:
+            for place, row in zip(places.tolist(), wanted.tolist(), strict=True):
+                gathered[place] = body[row]  # one copy; fancy indexing on both sides makes two
+        else:
+            gathered[as_slice(places)] = _taken(body, as_slice(wanted), items)
+
+    def _fetch(self, rows: RowNumbers, items: Items | None) -> Rows:
+        """Rows of one shard behind a URL, in any order."""
+        shard, wanted = self._in_shard(rows)
+        unique, places = np.unique(wanted, return_inverse=True)
+        body = self._open_remote((shard, unique))
+        if isinstance(body, RemoteShard):
+            return _taken(body.all_rows(), as_slice(places), items)
+        return _taken(body, as_slice(wanted), items)
+
+    def _open_local(self, part: tuple[Shard, RowNumbers], *, keep: bool = False) -> "Rows | _ZarrRows":
+        shard, _ = part
+        name = self._object_of(shard)
         try:
-            opened = self._range(shard, name) if place is None else self._map(shard, place, keep=keep)
+            opened = self._map(shard, self._places.get(shard.index) or self._local_path(name), keep=keep)
         except (FileNotFoundError, NotADirectoryError) as error:  # StoreNotFoundError is one
             raise missing_object(name) from error
         return opened if opened is not None else _ZarrRows(self._zarr_array, shard)
 
-    def _range(self, shard: Shard, name: str) -> RemoteShard | None:
+    def _open_remote(self, part: tuple[Shard, RowNumbers]) -> "RemoteShard | _ZarrRows":
         """The shard by ranges; its size is the receipt's affair, which was held to it when it was read."""
-        remote = self._remote.get(shard.index)
-        if remote is None:
-            checksum = self._checksum_of(shard, name)
-            remote = RemoteShard(self._root, name, self._layout, shard.n_rows, checksum)
-        if not remote.is_mappable:
-            return None
-        # Only the last one opened is kept: a small shard holds its bytes, and reading goes shard by shard.
-        self._remote = {shard.index: remote}
-        return remote
+        shard, wanted = part
+        name = self._object_of(shard)
+        checksum = self._checksum_of(shard, name)
+        remote = RemoteShard(self._root, name, self._layout, n_rows=shard.n_rows, checksum=checksum, rows=wanted)
+        try:
+            return remote if remote.open() else _ZarrRows(self._zarr_array, shard)
+        except StoreNotFoundError as error:
+            raise missing_object(name) from error
+
+    def _object_of(self, shard: Shard) -> str:
+        return shard_object(self._array, shard, 1 + len(self._layout.row_shape))
+
+    def _local_path(self, name: str) -> Path:
+        place = self._root.local_path(name)
+        assert place is not None, "asked of a local root alone"
+        return place
 
     def _map(self, shard: Shard, place: Path, *, keep: bool) -> Rows | None:
         layout = self._layout
@@ -171,12 +202,6 @@ def missing_object(name: str) -> CorruptError:
     return CorruptError(
         f"{name} is missing, though its receipt says it is there. Run the same `vitrine extract` again."
     )
-
-
-def _as_slice(numbers: RowNumbers) -> slice | RowNumbers:
-    """Consecutive numbers as a slice, which copies nothing; others as they are."""
-    consecutive = bool((np.diff(numbers) == 1).all())
-    return slice(int(numbers[0]), int(numbers[-1]) + 1) if consecutive else numbers
 
 
 def _taken(body: "Rows | _ZarrRows", rows: slice | RowNumbers, items: Items | None) -> Rows:
