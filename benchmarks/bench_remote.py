@@ -25,7 +25,7 @@ _LATENCY_S = sized(tiny=0.0, full=0.015)
 _FEATURES = sized(tiny=8, full=384)
 
 
-class _Counted(MemoryFileSystem):
+class _Counted(MemoryFileSystem):  # type: ignore[misc]  # fsspec says nothing of its types
     """fsspec's memory, with a price for each request."""
 
     protocol = "counted"

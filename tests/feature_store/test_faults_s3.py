@@ -16,7 +16,7 @@ from feature_store.errors import StorageError
 from feature_store.remote_calls import Caller, RetryPolicy
 from feature_store.remote_objects import RemoteRoot
 from feature_store.roots import open_root
-from tests.fault_proxy import FAULTS, FaultProxy, no_faults, random_faults
+from tests.fault_proxy import FAULTS, FaultProxy, Plan, no_faults, random_faults
 from tests.feature_store.samples import all_tokens, make_spec, register, write_missing
 from tests.s3_server import make_bucket, using_endpoint
 
@@ -161,10 +161,14 @@ def test_what_never_gets_well_is_given_up_in_bounded_time_with_one_line(
         ("503", r"keeps failing to read a \(503 SlowDown, \d+ attempts in \d+ s\); wait .*run the same command again"),
         ("reset before the answer", r"no longer answers \(\w+, \d+ attempts in \d+ s: read a\); mend the network"),
     ):
-        proxy.plan = lambda verb, path, number, fault=fault: fault
+        proxy.plan = _always(fault)
         with pytest.raises(StorageError, match=message):
             root.read("a")
         assert 3 <= proxy.faults[fault] < 60
+
+
+def _always(fault: str) -> Plan:
+    return lambda verb, path, number: fault
 
 
 def test_what_asks_for_patience_gets_it(proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> None:
