@@ -64,10 +64,8 @@ def test_threads_share_a_root(features: FeatureSet) -> None:
 def test_dask_workers_take_a_pickled_root(features: FeatureSet) -> None:
     expected = all_tokens(features.spec, 1, "cls", (0, 70, 199)).tobytes()
     with (
-        LocalCluster(  # type: ignore[no-untyped-call]
-            n_workers=1, threads_per_worker=2, processes=True, dashboard_address=None
-        ) as cluster,
-        Client(cluster) as client,  # type: ignore[no-untyped-call]
+        LocalCluster(n_workers=1, threads_per_worker=2, processes=True, dashboard_address=None) as cluster,
+        Client(cluster) as client,
     ):
         tasks = [client.submit(_cls_of, features.root.url, number) for number in range(4)]
         assert {found for _, found in client.gather(tasks)} == {expected}
