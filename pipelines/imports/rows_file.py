@@ -62,7 +62,8 @@ def open_parquet(path: Path) -> pq.ParquetFile:
     Raises:
         ImportRefusedError: too many rows.
     """
-    file = pq.ParquetFile(path)
+    # Read ahead, every column chunk of the file would be held until the last batch.
+    file = pq.ParquetFile(path, pre_buffer=False)
     if file.metadata.num_rows > MAX_ROWS:
         file.close()
         raise ImportRefusedError(f"{path} has {file.metadata.num_rows} rows; at most {MAX_ROWS} are read. Split it.")
