@@ -16,7 +16,7 @@ _BLOCK_BYTES = 1 << 24
 _WRAPPERS = ("model", "state_dict")
 _REASON_CHARACTERS = 160
 # What torch's refusal says of a file that is a pickle at all; other bytes are no checkpoint.
-_HOLDS_OBJECTS = ("Unsupported global", "not an allowed global", "Unsupported class")
+_HOLDS_OBJECTS = ("Unsupported global", "unsupported GLOBAL", "not an allowed global", "Unsupported class")
 
 
 class BackboneError(ValueError):
