@@ -22,7 +22,7 @@ from feature_store.reader import FeatureSet, FeatureStore
 from feature_store.receipts import InvalidRow, Receipt
 from feature_store.shards import Shard
 from feature_store.storage import INT8, Compression
-from feature_store.writer import create_feature_set, write_shard
+from feature_store.writer import create_feature_set, finish_feature_set, write_shard
 
 # As an extraction calls it when tokens overflow what stores them.
 _NON_FINITE = "non_finite"
@@ -114,6 +114,7 @@ def write_compressed(source: FeatureSet, target: FeatureSet) -> Iterator[Receipt
     for shard in target.missing:
         tokens, invalid = _encode(source, target.spec, codecs, shard)
         yield write_shard(target.root, target.folder, target.spec, shard, tokens, invalid)
+    finish_feature_set(target.root, target.folder, target.spec)
 
 
 def _encode(

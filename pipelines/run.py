@@ -234,7 +234,10 @@ def _complete_superset(root: ObjectRoot, spec: FeatureSetSpec) -> str | None:
         # A feature set that cannot be read is another's trouble, and holds nothing that could be used here.
         with contextlib.suppress(StoreError):
             features = FeatureSet(root, name)
-            if _holds_all(features.spec.identity, spec.identity) and features.complete:
+            if not _holds_all(features.spec.identity, spec.identity) or not features.complete:
+                continue
+            # The index says so; before nothing is computed, each of its objects is looked at.
+            if len(committed_receipts(root, features.folder, features.spec)) == len(features.shards):
                 return name
     return None
 

@@ -199,6 +199,7 @@ def _copy_feature_set(copy: _Copy, features: FeatureSet) -> None:
 
 
 def _copy_shard(copy: _Copy, features: FeatureSet, receipt: Receipt) -> None:
+    drop_index(copy.target, features.folder)
     try:
         for stated in receipt.objects:
             copy.stated(features.folder, stated)
