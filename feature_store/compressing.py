@@ -20,9 +20,9 @@ from feature_store.identity import FeatureSetSpec, TokenKind
 from feature_store.layout import FEATURES, feature_set_folder
 from feature_store.reader import FeatureSet, FeatureStore
 from feature_store.receipts import InvalidRow, Receipt
-from feature_store.shards import Shard
+from feature_store.shards import Shard, missing_shards
 from feature_store.storage import INT8, Compression
-from feature_store.writer import create_feature_set, finish_feature_set, write_shard
+from feature_store.writer import committed_receipts, create_feature_set, finish_feature_set, write_shard
 
 # As an extraction calls it when tokens overflow what stores them.
 _NON_FINITE = "non_finite"
@@ -103,7 +103,7 @@ def start_compressed(source: FeatureSet, spec: FeatureSetSpec, codecs: Codecs) -
 
 
 def write_compressed(source: FeatureSet, target: FeatureSet) -> Iterator[Receipt]:
-    """Commit every missing shard of `target`, one after another.
+    """Commit every missing shard of `target`, one after another; see `missing_compressed`.
 
     Raises:
         CorruptError: tokens of the source or parameters of the target are not what their records state.
@@ -111,10 +111,15 @@ def write_compressed(source: FeatureSet, target: FeatureSet) -> Iterator[Receipt
     """
     codecs = read_codecs(target.root, target.folder, target.spec)
     target.root.sweep_partials(target.folder)
-    for shard in target.missing:
+    for shard in missing_compressed(target):
         tokens, invalid = _encode(source, target.spec, codecs, shard)
         yield write_shard(target.root, target.folder, target.spec, shard, tokens, invalid)
     finish_feature_set(target.root, target.folder, target.spec)
+
+
+def missing_compressed(target: FeatureSet) -> tuple[Shard, ...]:
+    """The shards of a compressed feature set that are not committed now, by the receipts themselves."""
+    return missing_shards(target.shards, committed_receipts(target.root, target.folder, target.spec))
 
 
 def _encode(

@@ -11,7 +11,13 @@ import numpy as np
 from evaluators.compression import Fit, fit_codec
 from feature_store import FeatureSet, StoreError, TokenKind
 from feature_store.arrays import row_bytes, token_names
-from feature_store.compressing import compressed_spec, find_compressed, start_compressed, write_compressed
+from feature_store.compressing import (
+    compressed_spec,
+    find_compressed,
+    missing_compressed,
+    start_compressed,
+    write_compressed,
+)
 from feature_store.identity import TOKEN_KINDS, FeatureSetSpec
 from feature_store.storage import INT8, STORAGE_DTYPES
 from vitrine.exits import UsageError
@@ -127,7 +133,7 @@ def compress(
         )
         _require_space(source, spec)
         target = start_compressed(source, spec, codecs)
-    n_missing = len(target.missing)
+    n_missing = len(missing_compressed(target))
     for done, _ in enumerate(write_compressed(source, target), 1):
         progress(done, n_missing)
     finished = FeatureSet(source.root, target.name)
