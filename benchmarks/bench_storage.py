@@ -7,6 +7,7 @@ VITRINE_STORAGE_STORE names one.
 """
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ import pytest
 from benchmarks.ratio import FULL, compare
 from evaluators import KnnParameters, Subject
 from evaluators.feature_map import FeatureMap
-from feature_store import FeatureSet, open_store
+from feature_store import FeatureSet, open_store, views_digest
 from pipelines.datasets import DatasetOptions, open_dataset
 from pipelines.plan import ExtractionSettings
 from vitrine.compression import CompressionRequest, compress
@@ -32,11 +33,12 @@ WAYS: dict[str, CompressionRequest | None] = {
     "PCA 64, int8": CompressionRequest(storage="int8", n_components=64),
 }
 _TINY_COMPONENTS = 8
+FeaturesOf = Callable[[str], FeatureSet]
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with CamVid in float32, and in float16 copied from it."""
+def store(tmp_path_factory: pytest.TempPathFactory) -> FeaturesOf:
+    """CamVid in a store, in float32, and in float16 copied from it: a feature set by its storage dtype."""
     data = os.environ.get("VITRINE_TEST_DATA")
     if not data:
         pytest.skip("VITRINE_TEST_DATA names no folder with real images")
@@ -49,30 +51,34 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     request = resolve_model(
         "demo", dataset, weights=None, image_size=None, fit="squash", compute_dtype="float32", device="cpu"
     )
+    run = RunOptions(quiet=True, allow_mixed_environment=named is not None)
     for dtype in ("float32", "float16"):
         settings = ExtractionSettings(token_kinds=("patches",), storage_dtype=dtype)
-        assert extract_dataset(dataset, request, settings, store=str(place), options=RunOptions(quiet=True)) == 0
-    return place
+        assert extract_dataset(dataset, request, settings, store=str(place), options=run) == 0
+    views, opened = views_digest(dataset.table), open_store(str(place))
+
+    def extracted(dtype: str) -> FeatureSet:
+        every = [opened.features(name) for name in opened.names()]
+        wanted = (views, dtype, None)
+        (found,) = (
+            features
+            for features in every
+            for identity in [features.spec.identity]
+            if (identity.views_digest, identity.storage_dtype, identity.compression) == wanted
+        )
+        return found
+
+    return extracted
 
 
-def extracted(store: Path, dtype: str) -> FeatureSet:
-    """The extracted feature set of one storage dtype."""
-    opened = open_store(str(store))
-    every = [opened.features(name) for name in opened.names()]
-    (found,) = (
-        one for one in every if one.spec.identity.compression is None and one.spec.identity.storage_dtype == dtype
-    )
-    return found
-
-
-def stored(store: Path, way: str) -> FeatureSet:
+def stored(extracted: FeaturesOf, way: str) -> FeatureSet:
     """The feature set of one way of storage."""
     request = WAYS[way]
     if request is None:
-        return extracted(store, way)
+        return extracted(way)
     if not FULL and request.n_components is not None:
         request = CompressionRequest(storage=request.storage, n_components=_TINY_COMPONENTS)
-    return compress(extracted(store, "float16"), request).features
+    return compress(extracted("float16"), request).features
 
 
 def read_all(features: FeatureSet) -> float:
@@ -84,8 +90,8 @@ def read_all(features: FeatureSet) -> float:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_what_a_way_of_storage_takes_and_costs(store: Path, way: str, capsys: pytest.CaptureFixture[str]) -> None:
-    features, plain = stored(store, way), extracted(store, "float16")
+def test_what_a_way_of_storage_takes_and_costs(store: FeaturesOf, way: str, capsys: pytest.CaptureFixture[str]) -> None:
+    features, plain = stored(store, way), store("float16")
     read = compare(f"reading {way} against float16", peer=lambda: read_all(plain), ours=lambda: read_all(features))
     n_rows, spec = int(features.valid.sum()), features.spec
     values_bytes = n_rows * int(np.prod(spec.row_shape("patches"))) * 4
@@ -102,8 +108,8 @@ def test_what_a_way_of_storage_takes_and_costs(store: Path, way: str, capsys: py
     assert 0 < linear.result["miou"] < 1
 
 
-def test_int8_takes_half_and_is_within_half_a_step(store: Path) -> None:
-    plain, small = extracted(store, "float16"), stored(store, "int8")
+def test_int8_takes_half_and_is_within_half_a_step(store: FeaturesOf) -> None:
+    plain, small = store("float16"), stored(store, "int8")
     assert small.stored_bytes < 0.51 * plain.stored_bytes
     rows = plain.rows_of_split("train")
     quantiser = small.codecs[small.layer_number("last"), "patches"].quantiser
