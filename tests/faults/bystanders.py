@@ -13,9 +13,11 @@ import numpy as np
 from feature_store import open_store
 from feature_store.errors import StoreError
 from feature_store.roots import open_root
-from feature_store.upkeep import verify_store
+from feature_store.upkeep import collect_garbage, verify_store
 
 _YEAR_S = 365.25 * 86400
+# The processors are for the runs.
+_PAUSE_S = 0.02
 
 
 def set_clock(years_off: float) -> None:
@@ -58,6 +60,7 @@ def read_all_the_time(store: str, until: str, expected: str) -> int:
     right = {kind: whole.read("last", kind) for kind in whole.spec.identity.token_kinds}
     n_blocks = 0
     while not Path(until).exists():
+        time.sleep(_PAUSE_S)
         try:
             features = open_store(store).features(whole.name, partial=True)
             for kind, tokens in right.items():
@@ -79,6 +82,7 @@ def sweep_all_the_time(store: str, until: str) -> int:
     """Sweep what dead writers left, as every run does when it begins; living ones must not mind."""
     swept = 0
     while not Path(until).exists():
+        time.sleep(_PAUSE_S)
         swept += open_root(store).sweep_partials("")
     print(swept)
     return 0
@@ -87,10 +91,23 @@ def sweep_all_the_time(store: str, until: str) -> int:
 def verify_all_the_time(store: str, until: str) -> int:
     """Verify to the last byte until `until` appears: a store that is being written is sound at every instant."""
     while not Path(until).exists():
+        time.sleep(_PAUSE_S)
         if not Path(store, "vitrine.json").exists():
             continue
         problems = verify_store(open_root(store), deep=True).problems
         if problems:
             print(problems)
             return 1
+    return 0
+
+
+def collect_all_the_time(store: str, until: str) -> int:
+    """Collect garbage, and remove it, until `until` appears; living runs must not miss anything."""
+    n_collections = 0
+    while not Path(until).exists():
+        time.sleep(_PAUSE_S)
+        if Path(store, "vitrine.json").exists():
+            collect_garbage(open_root(store), remove=True)
+            n_collections += 1
+    print(n_collections)
     return 0

@@ -109,6 +109,7 @@ def _command(job: Job) -> int:
 _ACTIONS: dict[str, Callable[[Job], int]] = {
     "command": _command,
     "read": lambda job: bystanders.read_all_the_time(job["store"], job["until"], job["expected"]),
+    "collect": lambda job: bystanders.collect_all_the_time(job["store"], job["until"]),
     "verify": lambda job: bystanders.verify_all_the_time(job["store"], job["until"]),
     "sweep": lambda job: bystanders.sweep_all_the_time(job["store"], job["until"]),
 }

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from feature_store.roots import open_root
 from feature_store.upkeep import verify_store
 from tests.faults.harness import Answer, Lab, Row, check, times
@@ -13,14 +15,20 @@ NewRow = Callable[[str], Row]
 _MOST_RUNS = 4
 
 
-def test_runs_on_one_store_do_not_disturb_one_another(lab: Lab, new_row: NewRow) -> None:
-    row = new_row(
-        "two to four runs on one store; another plan, readers, verify and sweepers beside; clocks 10 years off"
-    )
-    chance = random.Random(6)
-    for trial in range(times(200, 5)):
+_ROWS = {
+    "verify": ("two to four runs on one store; another plan, a reader, verify beside; clocks 10 years off", 120, 3),
+    "collect": ("two to four runs on one store; another plan, a reader, gc beside; clocks 10 years off", 80, 3),
+}
+
+
+@pytest.mark.parametrize("beside", _ROWS)
+def test_runs_on_one_store_do_not_disturb_one_another(lab: Lab, new_row: NewRow, beside: str) -> None:
+    fault, full, sample = _ROWS[beside]
+    row = new_row(fault)
+    chance = random.Random(beside)
+    for trial in range(times(full, sample)):
         store = lab.new_store()
-        jobs = _jobs(lab, store, chance)
+        jobs = _jobs(lab, store, chance, beside)
         endings = lab.server.ask({"action": "together", "jobs": jobs, "until": jobs[-1]["until"]})["endings"]
         what = f"trial {trial}: {[(job['action'], job.get('kill_after_s'), job.get('years_off')) for job in jobs]}"
         for job, ending in zip(jobs, endings, strict=True):
@@ -38,7 +46,7 @@ def test_runs_on_one_store_do_not_disturb_one_another(lab: Lab, new_row: NewRow)
     check(row)
 
 
-def _jobs(lab: Lab, store: Path, chance: random.Random) -> list[dict[str, Any]]:
+def _jobs(lab: Lab, store: Path, chance: random.Random, beside: str) -> list[dict[str, Any]]:
     """Two to four runs, one of them perhaps of another plan or killed, and who looks on."""
     until = str(lab.folder / f"until-{store.name}")
     jobs = [lab.job(store, cpu=place) for place in range(chance.randint(2, _MOST_RUNS))]
@@ -49,7 +57,7 @@ def _jobs(lab: Lab, store: Path, chance: random.Random) -> list[dict[str, Any]]:
     for job in jobs:
         if chance.random() < 0.4:
             job["years_off"] = chance.choice([-10, 10])
-    onlookers = ["read", *(action for action in ("sweep", "verify") if chance.random() < 0.5)]
+    onlookers = ["read", beside, *(["sweep"] if chance.random() < 0.5 else [])]
     jobs += [{**lab.job(store), "action": action} for action in onlookers]
     return [{**job, "store": str(store), "until": until, "expected": str(lab.undisturbed)} for job in jobs]
 

@@ -45,6 +45,16 @@ def test_a_run_killed_before_any_call_on_files_and_run_again_lacks_nothing(lab: 
 
 
 @pytest.mark.usefixtures("traced")
+def test_a_run_killed_at_its_very_last_file_leaves_nothing_that_the_next_one_does_not_take_away(lab: Lab) -> None:
+    """Nothing is left to compute then, and the next run has nothing to do but to tidy up."""
+    store, row = lab.new_store(), Row("")
+    index = {"kind": "kill", "names": ["rename"], "parts": ["/receipts.json"]}
+    assert lab.run(store, fault=index)["code"] == -9
+    lab.finish(row, store, "the index of receipts")
+    check(row)
+
+
+@pytest.mark.usefixtures("traced")
 def test_a_receipt_that_a_killed_run_did_not_sync_is_synced_by_the_next(lab: Lab) -> None:
     store = lab.new_store()
     receipts = {"names": ["fsync"], "parts": ["/receipts"]}
