@@ -58,8 +58,8 @@ $(CORE)/.installed: $(VENV)/.installed $(SOURCES) docker/core_environment.py
 	$(PYTHON) docker/core_environment.py $(CORE)
 	@touch $@
 
-faults: venv  ## every fault as often as docs/reliability.md says, which is written anew; hours (part: PYTEST_FLAGS='-k power')
-	VITRINE_FAULTS=full $(PYTHON) -m pytest tests/faults -o timeout=0 -o faulthandler_timeout=0 $(PYTEST_FLAGS)
+faults: venv  ## every fault as often as docs/reliability.md says, which is written anew; hours (part: SHARE=0.1 PYTEST_FLAGS='-k power')
+	VITRINE_FAULTS=$(or $(SHARE),full) $(PYTHON) -m pytest tests/faults -o timeout=0 -o faulthandler_timeout=0 $(PYTEST_FLAGS)
 
 bench: venv  ## all benchmarks at full size
 	VITRINE_BENCH=full $(PYTHON) -m pytest benchmarks -o python_files='bench_*.py' -o timeout=0 -o faulthandler_timeout=0 -s $(PYTEST_FLAGS)

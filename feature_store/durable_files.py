@@ -46,6 +46,8 @@ def write_file(place: Path, parts: Sequence[Buffer], *, root: Path, replace: boo
             break
         except OSError as error:
             if error.errno not in _WORTH_ANOTHER_FILE or attempt == _WRITE_ATTEMPTS:
+                # A failed fsync names no file, and a failed rename one that the user has never heard of.
+                error.filename, error.filename2 = str(place), None
                 raise
             _durable_folders.clear()
     return created

@@ -5,7 +5,7 @@ import sys
 import traceback
 
 from vitrine.cli import app
-from vitrine.exits import FAILED, INTERRUPTED, USAGE, one_line, status_of
+from vitrine.exits import FAILED, INTERRUPTED, USAGE, line_of, one_line, status_of
 
 
 def main() -> None:
@@ -36,7 +36,7 @@ def run(arguments: list[str]) -> int:
             command = getattr(context, "command_path", "vitrine")
             _say(f"error: {one_line(message())} See `{command} --help`.")
             return USAGE
-        _say(f"error: {one_line(str(error)) or type(error).__name__}")
+        _say(f"error: {line_of(error)}")
         return status_of(error)
 
 

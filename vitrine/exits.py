@@ -1,5 +1,7 @@
 """Exit codes, and which of them an error gets."""
 
+import errno
+
 DONE = 0
 FAILED = 1
 USAGE = 2
@@ -21,6 +23,28 @@ _USAGE_ERRORS = {
 
 class UsageError(ValueError):
     """An option whose value is not among the choices."""
+
+
+# What the system refused, and what a user can do about it.
+_WAYS_OUT = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space, or have the quota raised",
+    errno.EROFS: "mount it for writing, or choose another --store",
+    errno.EACCES: "grant the right to it",
+    errno.EPERM: "grant the right to it",
+    errno.EMFILE: "allow more open files with `ulimit -n`",
+    errno.ENFILE: "close other programs, which have too many files open",
+    errno.EIO: "the disk is failing; copy the store to another",
+}
+
+
+def line_of(error: BaseException) -> str:
+    """What to say of an error, on one line."""
+    way_out = _WAYS_OUT.get(error.errno or 0) if isinstance(error, OSError) else None
+    if way_out is None or not isinstance(error, OSError):
+        return one_line(str(error)) or type(error).__name__
+    place = f"{error.filename}: " if error.filename else ""
+    return one_line(f"{place}{error.strerror}; {way_out}, and run the same command again: what is committed stays.")
 
 
 def status_of(error: BaseException) -> int:

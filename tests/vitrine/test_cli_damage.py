@@ -1,10 +1,13 @@
 """What a user sees when a store was damaged by hand, and that the advice in the message works."""
 
+import errno
 import json
 import shutil
 from pathlib import Path
 
 import pytest
+
+from vitrine.exits import line_of
 
 from .conftest import Run
 
@@ -81,3 +84,16 @@ def test_a_plot_goes_where_it_is_told_or_nowhere(vitrine: Run, tiny_store: Path,
     for place in (tmp_path, tmp_path / "no" / "x.png", tmp_path / "spectrum"):
         ran = vitrine("variance", tiny_store, "--plot", place)
         assert (ran.code, len(ran.err.strip().splitlines())) == (2, 1)
+
+
+def test_what_the_system_refuses_is_said_with_its_place_and_a_way_out() -> None:
+    full = line_of(OSError(errno.ENOSPC, "No space left on device", "/s/a"))
+    assert full == (
+        "/s/a: No space left on device; free some space, and run the same command again: what is committed stays."
+    )
+    assert line_of(OSError(errno.EMFILE, "Too many open files")).startswith(
+        "Too many open files; allow more open files"
+    )
+    assert line_of(FileNotFoundError(errno.ENOENT, "No such file", "/x")) == "[Errno 2] No such file: '/x'"
+    assert line_of(ValueError("two\nlines")) == "two lines"
+    assert line_of(ValueError()) == "ValueError"
