@@ -91,7 +91,9 @@ def readers(objects: dict[str, bytes]) -> dict[str, Callable[[ObjectRoot], objec
         return shards_of(found.spec.n_rows, found.spec.rows_per_shard)
 
     def manifest(root: ObjectRoot) -> object:
-        return check_manifest(read_manifest(root, dataset))
+        table = read_manifest(root, dataset)
+        check_manifest(table)
+        return table
 
     receipt = f"{folder}/receipts/000001.json"
     return {

@@ -13,7 +13,7 @@ from PIL import Image
 from feature_store.errors import ManifestError
 from feature_store.manifest import MANIFEST_SCHEMA, views_digest
 from pipelines.datasets import Dataset, DatasetOptions, open_dataset
-from pipelines.datasets.manifest_file import MAX_ROWS, MAX_TEXT
+from pipelines.datasets.text_table import MAX_ROWS, MAX_TEXT
 
 RANDOM = np.random.default_rng(3)
 KEY = "0" * 64

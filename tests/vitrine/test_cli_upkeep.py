@@ -60,7 +60,8 @@ def test_an_impossible_sample_is_wrong_usage(vitrine: Run, store: Path, share: s
 
 @pytest.mark.parametrize("command", ["verify", "repair", "gc", "diff", "cp", "rm"])
 def test_where_there_is_no_store_it_says_so(vitrine: Run, tmp_path: Path, command: str) -> None:
-    more = {"diff": [tmp_path], "cp": [tmp_path / "to"], "rm": ["x"]}.get(command, [])
+    others: dict[str, list[object]] = {"diff": [tmp_path], "cp": [tmp_path / "to"], "rm": ["x"]}
+    more = others.get(command, [])
     ran = vitrine(command, tmp_path / "nothing", *more)
     assert (ran.code, ran.out) == (1, "")
     assert "no store at" in ran.err
