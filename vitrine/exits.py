@@ -34,12 +34,17 @@ _WAYS_OUT = {
     errno.EPERM: "grant the right to it",
     errno.EMFILE: "allow more open files with `ulimit -n`",
     errno.ENFILE: "close other programs, which have too many files open",
+    errno.ENOMEM: "close other programs, or use fewer --workers",
     errno.EIO: "the disk is failing; copy the store to another",
 }
+# A RuntimeError of Python's own, for want of memory for the thread's stack.
+_NO_THREAD = "can't start new thread"
 
 
 def line_of(error: BaseException) -> str:
     """What to say of an error, on one line."""
+    if isinstance(error, MemoryError) or str(error) == _NO_THREAD:
+        error = OSError(errno.ENOMEM, f"memory ran out ({one_line(str(error)) or type(error).__name__})")
     way_out = _WAYS_OUT.get(error.errno or 0) if isinstance(error, OSError) else None
     if way_out is None or not isinstance(error, OSError):
         return one_line(str(error)) or type(error).__name__

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import uuid
@@ -221,7 +222,7 @@ class Lab:
     def note_seen(self, row: Row, answer: Answer, what: str) -> None:
         """Hold what the user saw of a disturbed run to the rules: never a traceback, one clear line for a failure."""
         if answer["code"] < 0:
-            row.saw["nothing: the process was killed"] += 1
+            row.saw[f"nothing: the process was ended by {signal.Signals(-answer['code']).name}"] += 1
             return
         text = answer["out"] + answer["err"]
         if "Traceback" in text:

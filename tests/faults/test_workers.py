@@ -36,7 +36,7 @@ def test_a_run_whose_memory_ends_says_so_and_the_next_one_ends_well(lab: Lab, ne
     chance = random.Random(9)
     for _ in range(times(40, 3)):
         store = lab.new_store()
-        more = int(2 ** chance.uniform(0, 7.5) * _MEGABYTE)
+        more = int(2 ** chance.uniform(0, 10) * _MEGABYTE)
         answer = lab.run(store, memory_bytes=more, cpu=0)
         lab.note_seen(row, answer, f"{more} bytes")
         lab.finish(row, store, f"{more} bytes")

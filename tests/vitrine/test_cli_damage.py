@@ -95,5 +95,8 @@ def test_what_the_system_refuses_is_said_with_its_place_and_a_way_out() -> None:
         "Too many open files; allow more open files"
     )
     assert line_of(FileNotFoundError(errno.ENOENT, "No such file", "/x")) == "[Errno 2] No such file: '/x'"
+    for error in (MemoryError(), RuntimeError("can't start new thread")):
+        assert "memory ran out" in line_of(error)
+        assert "; close other programs, or use fewer --workers, and run" in line_of(error)
     assert line_of(ValueError("two\nlines")) == "two lines"
     assert line_of(ValueError()) == "ValueError"
