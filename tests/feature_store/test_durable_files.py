@@ -129,7 +129,7 @@ def test_a_living_writers_file_is_not_swept_and_a_dead_ones_is(tmp_path: Path) -
     assert files_of(tmp_path) == {}
 
 
-@pytest.mark.parametrize("slow", ["rename:delay_enter=300ms", "flock:delay_enter=300ms:when=1"])
+@pytest.mark.parametrize("slow", ["rename:delay_enter=300ms", "flock:delay_enter=1500ms:when=1"])
 def test_a_writer_is_not_disturbed_by_sweepers(strace: str, tmp_path: Path, slow: str) -> None:
     """Before its rename it holds the lock; before its lock it may lose the file, and writes another."""
     (tmp_path / "store").mkdir()
