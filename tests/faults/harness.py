@@ -239,7 +239,7 @@ class Lab:
         """A line without what differs from trial to trial."""
         line = re.sub(rf"{re.escape(str(self.folder))}/[\w./-]*", "PATH", line)
         line = re.sub(r"\.?[\w./-]*\.partial\b|\b[0-9a-f]{8,}\b", "PATH", line)
-        return re.sub(r"\d[\d.]*", "N", line)[:160]
+        return re.sub(r"\d[\d.]*", "N", line)[:240]
 
     def close(self) -> None:
         """End the server."""
