@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
-from evaluators.lockstep import Evaluation, Problem, minimise
+from evaluators.lockstep import Evaluation, InverseCurvature, Problem, minimise
 from evaluators.softmax_loss import Covariance, Curvature, LossSums, decompose, sum_losses
 from evaluators.tensors import as_tensor
 
@@ -220,13 +220,9 @@ class _Data:
 
 def _solve(data: _Data, problems: Sequence[Problem], l2s: Sequence[float], max_iterations: int) -> None:
     """Minimise the loss of every strength, each from its problem's start."""
-    passes = 0
 
     def evaluate(active: Sequence[int], trials: Tensor) -> list[Evaluation]:
-        nonlocal passes
-        # The spread of the classes changes less and less: it is measured anew at passes 0, 1, 2, 4, 8 ...
-        with_spread = passes & (passes - 1) == 0
-        passes += 1
+        with_spread = any(problems[i].wants_curvature for i in active)
         sums = sum_losses(trials, data.mean, [(data.features, data.labels)], with_spread=with_spread)
         return [_penalised(sums, n, trials[n], l2s[i], data.covariance) for n, i in enumerate(active)]
 
@@ -310,11 +306,15 @@ def _penalised(
     gradient[:, :-1] += l2 * weights
     # The same for all classes is no change of the model; what rounding leaves of it would only be amplified.
     gradient -= gradient.mean(dim=0)
-    solve = None
+    inverse = None
     if sums.spread is not None and covariance is not None:
-        solve = Curvature(sums.spread[which] / sums.rows, covariance, l2).solve
+        spread, known = sums.spread[which] / sums.rows, covariance
+
+        def inverse() -> InverseCurvature:
+            return Curvature(spread, known, l2).solve
+
     loss = float(sums.loss[which]) / sums.rows + l2 / 2 * float(weights.square().sum())
-    return Evaluation(loss=loss, gradient=gradient, solve=solve)
+    return Evaluation(loss=loss, gradient=gradient, inverse_curvature=inverse)
 
 
 def _mean_and_covariance(batches: Iterable[Tensor], features: int) -> tuple[Tensor, Covariance]:

@@ -14,7 +14,7 @@ from evaluators.results import ProbeResult
 from evaluators.segmentation import Scorer
 from feature_store import FeatureSet, Selection, StoreError
 
-LINEAR_REVISION = 1
+LINEAR_REVISION = 2
 DEFAULT_L2S = (1.0, 1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 1e-4, 1e-5)
 # To rank strengths by held-out accuracy, a loss within a thousandth of the best is enough; the final fit goes further.
 _SWEEP_TOLERANCE, _SWEEP_ITERATIONS = 1e-3, 200

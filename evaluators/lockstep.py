@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from jaxtyping import Float64
@@ -16,13 +17,20 @@ _MOST_CUTS = 20
 _MOST_IDLE = 3
 
 
+InverseCurvature: TypeAlias = Callable[[Tensor], Tensor]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """One problem at one point: its loss, gradient and approximate inverse curvature (None keeps the last one)."""
+    """One problem at one point: its loss, its gradient, and what makes its approximate inverse curvature.
+
+    None keeps the last curvature. It is made where the point is taken and nowhere else: at a point far beyond the
+    minimum a curvature means nothing, and may not even be finite.
+    """
 
     loss: float
     gradient: Float64[Tensor, "classes parameters"]
-    solve: Callable[[Tensor], Tensor] | None
+    inverse_curvature: Callable[[], InverseCurvature] | None
 
 
 class Problem:
@@ -53,12 +61,16 @@ class Problem:
         self._step = 1.0
         self._cuts = self._idle = 0
         self._pairs: deque[tuple[Tensor, Tensor, float]] = deque(maxlen=_MEMORY)
-        self._solve: Callable[[Tensor], Tensor] = torch.Tensor.clone
+        self._solve: InverseCurvature = torch.Tensor.clone
+        self._renewed = 0
+
+    @property
+    def wants_curvature(self) -> bool:
+        """Whether the curvature at `trial` is wanted: at the start, then whenever the steps have doubled."""
+        return self.iterations + 1 >= 2 * self._renewed
 
     def receive(self, evaluation: Evaluation) -> None:
         """Take the evaluation at `trial`; afterwards `trial` is the next point to evaluate, or `done` is set."""
-        if evaluation.solve is not None:
-            self._solve = evaluation.solve
         enough = self.loss + _SUFFICIENT_DECREASE * self._step * self._slope + self._noise
         if self.loss == float("inf"):
             self._noise = self._noise_share * abs(evaluation.loss)
@@ -76,6 +88,8 @@ class Problem:
     def _move_to(self, point: Tensor, evaluation: Evaluation) -> None:
         """Stand at a new point and choose the direction that leads on from there."""
         self.point, self.loss, self._gradient = point, evaluation.loss, evaluation.gradient
+        if evaluation.inverse_curvature is not None:
+            self._solve, self._renewed = evaluation.inverse_curvature(), self.iterations
         self._direction = -self._times_inverse(evaluation.gradient)
         self._slope = _dot(evaluation.gradient, self._direction)
         self._step, self._cuts = 1.0, 0
