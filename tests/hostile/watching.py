@@ -11,7 +11,12 @@ from typing import Any
 # The interpreter, its packages and this project may be read at any time: imports are late.
 _OWN = tuple(
     str(Path(folder).resolve())
-    for folder in {sys.prefix, sys.base_prefix, str(Path(__file__).resolve().parents[2]), Path(os.__file__).parent}
+    for folder in {
+        sys.prefix,
+        sys.base_prefix,
+        str(Path(__file__).resolve().parents[2]),
+        str(Path(str(os.__file__)).parent),
+    }
 )
 _installed: list["Watched"] = []
 _hooked = False
