@@ -149,7 +149,7 @@ def changed_value(content: bytes, chance: random.Random) -> bytes:
         if isinstance(record.get("result"), dict) and "result_digest" in record:
             record["result_digest"] = digest_of(record["result"])
         return record_bytes(record)
-    except (ValueError, UnicodeEncodeError):
+    except (TypeError, ValueError):
         return json.dumps(record).encode("utf-8", "surrogatepass")
 
 
