@@ -5,6 +5,7 @@ digest made right again: what a stranger with an editor and this source would wr
 """
 
 import argparse
+import copy
 import io
 import json
 import random
@@ -167,9 +168,9 @@ def _change(record: Any, place: tuple[Any, ...], chance: random.Random) -> None:
         if chance.random() < 0.1 and isinstance(record, dict):
             del record[place[-1]]
         elif chance.random() < 0.1 and isinstance(record, dict):
-            record[str(chance.choice(OTHER_VALUES))[:50]] = chance.choice(OTHER_VALUES)
+            record[str(chance.choice(OTHER_VALUES))[:50]] = copy.deepcopy(chance.choice(OTHER_VALUES))
         else:
-            record[place[-1]] = chance.choice(OTHER_VALUES)
+            record[place[-1]] = copy.deepcopy(chance.choice(OTHER_VALUES))
     except (KeyError, IndexError, TypeError):
         return  # the first change took the second one's place away
 
