@@ -247,7 +247,10 @@ class LocalRoot(ObjectRoot):
         for parent, _, names in os.walk(self.local_path(folder)):
             for name in names:
                 place = Path(parent, name)
-                status = place.lstat()
+                try:
+                    status = place.lstat()
+                except FileNotFoundError:
+                    continue  # a writer beside has just given it its name
                 if stat.S_ISREG(status.st_mode):
                     found.append((place.relative_to(self._root).as_posix(), status.st_size))
         yield from sorted(found)

@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -75,6 +76,9 @@ def _start(job: Job) -> tuple[int, int]:
         _enter(job)
         os.read(ready, 1)
         code = _ACTIONS[job["action"]](job)
+    except BaseException:
+        traceback.print_exc()
+        raise
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

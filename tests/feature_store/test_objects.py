@@ -1,5 +1,6 @@
 """objects: a disk and an object store behave alike, and nothing leads out of the root."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -56,6 +57,16 @@ def test_walk_finds_every_object_at_any_depth_in_order(store_url: str) -> None:
     assert list(root.walk("")) == [("a", 0), ("b/c-", 1), ("b/c/d", 3), ("b/e", 2)]
     assert list(root.walk("b/c")) == [("b/c/d", 3)]
     assert list(root.walk("nothing")) == []
+
+
+def test_walk_passes_over_a_file_that_is_renamed_while_it_walks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = open_root(str(tmp_path / "s"))
+    root.put("a", [b"1"])
+    listed = [(str(tmp_path / "s"), [], [".a.0.partial", "a"])]  # as the folder was listed a moment before
+    monkeypatch.setattr(os, "walk", lambda _: listed)
+    assert list(root.walk("")) == [("a", 1)]
 
 
 def test_what_is_removed_is_gone_and_may_be_removed_again(store_url: str) -> None:
