@@ -20,7 +20,8 @@ def tokens(n_tokens: int = 500, n_features: int = 12, *, seed: int = 0) -> np.nd
     random = np.random.default_rng(seed)
     turn = np.linalg.qr(random.normal(size=(n_features, n_features)))[0]
     scaled = random.normal(size=(n_tokens, n_features)) * 0.7 ** np.arange(n_features)
-    return (scaled @ turn + random.normal(scale=4, size=n_features)).astype(np.float32)
+    moved: np.ndarray[Any, Any] = (scaled @ turn + random.normal(scale=4, size=n_features)).astype(np.float32)
+    return moved
 
 
 @pytest.mark.parametrize("n_components", [1, 4, 11])

@@ -69,7 +69,7 @@ def test_levels_are_rounded_to_the_nearest_and_stop_at_the_ends() -> None:
 def test_a_projection_gives_coordinates_in_its_basis() -> None:
     tokens = np.array([[0.5, -0.25, 0.0], [1.5, -0.25, 2.0]], dtype=np.float16)
     # (1, 0, 2) away from the mean: 0.6 along the first column, 2 along the second.
-    np.testing.assert_allclose(PROJECTION.apply(tokens), [[0, 0], [0.6, 2]], atol=1e-7)
+    np.testing.assert_allclose(PROJECTION.apply(tokens), np.array([[0, 0], [0.6, 2]]), atol=1e-7)
 
 
 # In a store.
@@ -130,7 +130,9 @@ def test_tokens_that_overflow_float16_make_the_row_invalid(tmp_path: Path) -> No
     worst = np.abs(np.concatenate(first, axis=1)).max(axis=1)
     expected = np.flatnonzero(worst * 3e4 > 65519)
     assert 0 < len(expected) < 21
-    assert [(entry.row, entry.reason) for entry in features.invalid_rows] == [(row, "non_finite") for row in expected]
+    assert [(entry.row, entry.reason) for entry in features.invalid_rows] == [
+        (row, "non_finite") for row in expected.tolist()
+    ]
     assert not features.read(1, "patches", expected).any()
 
 

@@ -64,7 +64,9 @@ def test_walk_passes_over_a_file_that_is_renamed_while_it_walks(
 ) -> None:
     root = open_root(str(tmp_path / "s"))
     root.put("a", [b"1"])
-    listed = [(str(tmp_path / "s"), [], [".a.0.partial", "a"])]  # as the folder was listed a moment before
+    listed: list[tuple[str, list[str], list[str]]] = [
+        (str(tmp_path / "s"), [], [".a.0.partial", "a"])
+    ]  # as the folder was listed a moment before
     monkeypatch.setattr(os, "walk", lambda _: listed)
     assert list(root.walk("")) == [("a", 1)]
 

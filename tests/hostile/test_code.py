@@ -109,16 +109,20 @@ for path in sys.argv[1:]:
         time.sleep(0.05)
 
 
+def _pickle(content: object, protocol: int, path: Path) -> None:
+    path.write_bytes(pickle.dumps(content, protocol=protocol))
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_no_checkpoint_runs_code(name: str, canary: Path, tmp_path: Path) -> None:
     gadget = _gadget(name, canary, tmp_path)
     contents = {"bare": gadget, "model": {"model": {"a": torch.zeros(2), "b": gadget}}, "key": {gadget: torch.zeros(2)}}
     for form, content in contents.items():
         ways: dict[str, Callable[[Path], object]] = {
-            "zip": lambda path, content=content: torch.save(content, path),
-            "legacy": lambda path, content=content: torch.save(content, path, _use_new_zipfile_serialization=False),
-            "protocol 2": lambda path, content=content: path.write_bytes(pickle.dumps(content, protocol=2)),
-            "protocol 5": lambda path, content=content: path.write_bytes(pickle.dumps(content, protocol=5)),
+            "zip": functools.partial(torch.save, content),
+            "legacy": functools.partial(torch.save, content, _use_new_zipfile_serialization=False),
+            "protocol 2": functools.partial(_pickle, content, 2),
+            "protocol 5": functools.partial(_pickle, content, 5),
         }
         for way, write in ways.items():
             for suffix in (".pth", ".safetensors"):
