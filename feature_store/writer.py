@@ -6,6 +6,7 @@ object's content is a function of its name, so two writers of one shard do no ha
 """
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -31,6 +32,8 @@ STORE_RECORD: Mapping[str, Any] = {"schema": layout.SCHEMA_NUMBER, "written_by":
 Tokens: TypeAlias = Mapping[tuple[int, TokenKind], Shaped[np.ndarray, "rows ..."]]
 # Stands in the root of every fresh ext4 volume.
 _VOLUME_FOLDER = "lost+found"
+# Objects of one shard that are written at a time.
+_WRITERS = 4
 
 
 def create_store(url: str) -> ObjectRoot:
@@ -183,16 +186,19 @@ def write_shard(
     }
     # The index speaks of finished feature sets alone, and this one now changes.
     drop_index(root, folder)
-    for path, parts in encoded.items():
-        root.put(path, parts)
-    objects = tuple(
-        StoredObject(
-            path=path.removeprefix(f"{folder}/"),
-            size_bytes=sum(memoryview(part).nbytes for part in parts),
-            crc32c=crc32c(parts),
+    # All at once, and checksums meanwhile: most of a commit is waiting for the disk. The receipt waits for every one.
+    with ThreadPoolExecutor(_WRITERS) as pool:
+        puts = [pool.submit(root.put, path, parts) for path, parts in encoded.items()]
+        objects = tuple(
+            StoredObject(
+                path=path.removeprefix(f"{folder}/"),
+                size_bytes=sum(memoryview(part).nbytes for part in parts),
+                crc32c=crc32c(parts),
+            )
+            for path, parts in encoded.items()
         )
-        for path, parts in encoded.items()
-    )
+    for put in puts:
+        put.result()
     receipt = Receipt(
         feature_set=spec.identity.digest,
         shard=shard.index,

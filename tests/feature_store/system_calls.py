@@ -2,7 +2,7 @@
 
 import re
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +10,9 @@ from tests.feature_store.writing_process import ROOT
 
 _FILE_CALLS = "fsync,fdatasync,rename,renameat,renameat2,link,linkat,unlink,unlinkat,mkdir,mkdirat"
 _LINE = re.compile(r"^(?:\d+ +)?(?P<name>\w+)\((?P<arguments>.*)\) += (?P<result>-?\d+)(?P<rest>.*)$")
+# A call during which another thread's began is told in two lines; it counts where it ended.
+_BEGUN = re.compile(r"^(?P<thread>\d+) +(?P<call>.*) <unfinished \.\.\.>$")
+_ENDED = re.compile(r"^(?P<thread>\d+) +<\.\.\. \w+ resumed>(?P<rest>.*)$")
 _PATH = re.compile(r'"((?:[^"\\]|\\.)*)"|<(/[^>]*)>')
 
 
@@ -32,7 +35,7 @@ def trace(
         options += ["-e", f"inject={inject}"]
     done = subprocess.run([strace, *options, *command], cwd=ROOT, capture_output=True, text=True, check=False)
     calls = []
-    for line in log.read_text().splitlines():
+    for line in _whole_lines(log.read_text().splitlines()):
         match = _LINE.match(line)
         if match is not None:
             found = tuple(quoted or described for quoted, described in _PATH.findall(match["arguments"]))
@@ -40,3 +43,14 @@ def trace(
             injected = "(INJECTED)" in match["rest"]
             calls.append(Call(name=match["name"], paths=paths, result=int(match["result"]), injected=injected))
     return calls, done
+
+
+def _whole_lines(lines: Sequence[str]) -> Iterator[str]:
+    begun: dict[str, str] = {}
+    for line in lines:
+        if beginning := _BEGUN.match(line):
+            begun[beginning["thread"]] = beginning["call"]
+        elif end := _ENDED.match(line):
+            yield f"{end['thread']} {begun.pop(end['thread'])}{end['rest']}"
+        else:
+            yield line
