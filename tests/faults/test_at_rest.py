@@ -132,8 +132,8 @@ class Damage:
 
 
 def _needed(path: Path) -> bool:
-    """Whether the store is not whole without it: runs and answers are not needed by anything."""
-    return not {"runs", "results", "selections"} & set(path.parts)
+    """Whether the store is not whole without it: runs, answers and the index of receipts are not needed by anything."""
+    return not {"runs", "results", "selections", "receipts.json"} & set(path.parts)
 
 
 _KINDS = {
