@@ -109,6 +109,11 @@ def test_int8_comes_out_of_every_door_as_floats(tmp_path: Path) -> None:
     rows = features.to_arrow(1, "cls").read_all()["cls"]
     assert rows.type.value_type == "float"
     assert rows[0].as_py() == expected[0].tolist()
+
+
+def test_int8_has_floats_for_xarray(tmp_path: Path) -> None:
+    pytest.importorskip("xarray")
+    features = compressed(fill_store(str(tmp_path / "store")), Codec(quantiser=QUANTISER), "int8")
     assert features.to_xarray(1, "cls").dtype == np.float32
 
 
