@@ -10,9 +10,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from feature_store import read_dataset, read_manifest
 from feature_store.arrays import row_bytes
 from feature_store.errors import StoreError
 from feature_store.objects import ObjectRoot
+from pipelines.meter import Meter
+from pipelines.plan import view_columns, views_of
+from pipelines.prefetch import prepare_views
 from pipelines.run import Prepared
 
 # Free space to leave: receipts, zarr.json files, and whatever else the machine does.
@@ -37,7 +41,7 @@ class Cost:
         stored_bytes: rows computed and copied will take.
         free_bytes: on the store's disk, or None where that cannot be asked.
         worker_bytes: memory that one worker uses now, with the model loaded and one batch run.
-        seconds: of the forward passes, from one timed batch; the start of the workers comes on top.
+        seconds: of decoding and of the forward passes, from one timed batch; the start of the workers comes on top.
     """
 
     rows: int
@@ -68,6 +72,35 @@ def estimate_cost(prepared: Prepared, *, workers: int = 1) -> Cost:
 
 
 def _seconds_per_batch(prepared: Prepared) -> float:
+    """Of one batch, from image files to tokens."""
+    forward_s, decoding_s = _forward_seconds(prepared), _decoding_seconds(prepared)
+    # A CPU does both at once, but with the same cores; a GPU waits for whichever is slower.
+    on_cpu = prepared.plan.backbone.device == "cpu"
+    return forward_s + decoding_s if on_cpu else max(forward_s, decoding_s)
+
+
+def _decoding_seconds(prepared: Prepared) -> float:
+    """Of reading and decoding a batch of the first missing rows; nothing where the images cannot be read."""
+    plan = prepared.plan
+    manifest = read_manifest(prepared.root, read_dataset(prepared.root, plan.dataset_folder), view_columns())
+    first = prepared.missing[0]
+    views = views_of(manifest, first.start, min(first.stop, first.start + plan.spec.batch_size))
+    start = time.perf_counter()
+    # What is wrong with an image is for the run to say.
+    with contextlib.suppress(OSError, ValueError):
+        for _ in prepare_views(
+            Path(plan.dataset_root),
+            views,
+            prepared.backbone.preprocessing,
+            batch_size=plan.spec.batch_size,
+            threads=plan.threads,
+            meter=Meter(),
+        ):
+            pass
+    return (time.perf_counter() - start) * plan.spec.batch_size / len(views)
+
+
+def _forward_seconds(prepared: Prepared) -> float:
     """Of the forward pass, from the second of two batches."""
     spec, backbone = prepared.plan.spec, prepared.backbone
     torch.set_num_threads(prepared.plan.threads)

@@ -32,8 +32,8 @@ from pipelines.datasets.demo_photographs import (
     read_photographs,
 )
 from pipelines.datasets.description import DESCRIPTION_FILE
-from pipelines.datasets.scan import Progress
-from pipelines.datasets.segmentation_folder import ANNOTATION_ENDING, open_segmentation_folder
+from pipelines.datasets.scan import ANNOTATION_ENDING, Progress
+from pipelines.datasets.segmentation_folder import open_segmentation_folder
 
 SIDE_PX = 224
 TRAIN_SCENES, TEST_SCENES = 48, 24

@@ -8,7 +8,7 @@ from feature_store.errors import ManifestError
 from pipelines.datasets.assemble import Row, assemble_dataset
 from pipelines.datasets.dataset import Dataset, DatasetOptions
 from pipelines.datasets.description import dataset_spec
-from pipelines.datasets.scan import IMAGE_SUFFIXES, SPLITS, Progress, existing_folder, list_files
+from pipelines.datasets.scan import ANNOTATION_ENDING, IMAGE_SUFFIXES, SPLITS, Progress, existing_folder, list_files
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,6 +46,7 @@ def open_image_folder(path: Path, options: DatasetOptions, progress: Progress | 
     spec = dataset_spec(root, options, found_classes=found)
     unknown = [name for name in found if name not in spec.classes]
     if unknown:
+        _refuse_masks(root, path, found)
         raise ManifestError(
             f"class folder {unknown[0]!r} is not among the stated classes {list(spec.classes)[:20]}; rename the "
             "folder, or add it to --classes or dataset.json."
@@ -60,6 +61,16 @@ def open_image_folder(path: Path, options: DatasetOptions, progress: Progress | 
         for image in placed
     ]
     return assemble_dataset(root, rows, spec, options, progress)
+
+
+def _refuse_masks(root: Path, path: Path, folders: Sequence[str]) -> None:
+    """Name the adapter that reads this layout, where folders of masks give it away."""
+    masks = [name for name in folders if (root / f"{name}{ANNOTATION_ENDING}").is_dir()]
+    if masks:
+        raise ManifestError(
+            f"folder {masks[0]!r} has masks beside it, in {masks[0] + ANNOTATION_ENDING!r}, so these are no class "
+            f"folders; read them as segmentation:{path}."
+        )
 
 
 def place_in_folders(uris: Sequence[str]) -> list[Placed]:

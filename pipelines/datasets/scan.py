@@ -20,6 +20,8 @@ SPLITS = {
     "val": "val", "valid": "val", "validation": "val", "dev": "val",
     "test": "test", "testing": "test",
 }  # fmt: skip
+# A folder of masks has the name of its folder of images, and this.
+ANNOTATION_ENDING = "annot"
 Progress = Callable[[int, int], None]
 _MAX_DEPTH = 32
 _WINDOW = 256

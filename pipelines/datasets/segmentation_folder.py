@@ -7,9 +7,7 @@ from pipelines.datasets.assemble import Row, assemble_dataset
 from pipelines.datasets.dataset import Dataset, DatasetOptions
 from pipelines.datasets.description import DESCRIPTION_FILE, dataset_spec
 from pipelines.datasets.masks import MASK_SUFFIXES
-from pipelines.datasets.scan import SPLITS, Progress, existing_folder, list_files
-
-ANNOTATION_ENDING = "annot"
+from pipelines.datasets.scan import ANNOTATION_ENDING, SPLITS, Progress, existing_folder, list_files
 
 
 def open_segmentation_folder(path: Path, options: DatasetOptions, progress: Progress | None = None) -> Dataset:

@@ -378,3 +378,12 @@ def test_real_flat_folder_of_many_sizes(test_data: Path) -> None:
             assert np.array_equal(
                 np.asarray(decode_image(path.read_bytes(), row["uri"])), np.asarray(image.convert("RGB"))
             )
+
+
+def test_a_segmentation_folder_is_told_from_class_folders(tmp_path: Path) -> None:
+    for folder in ("train", "trainannot"):
+        (tmp_path / folder).mkdir()
+        Image.new("RGB", (8, 8)).save(tmp_path / folder / "a.png")
+    (tmp_path / "dataset.json").write_text('{"classes": ["sky", "road"]}')
+    with pytest.raises(ManifestError, match="'train' has masks beside it, in 'trainannot'.*read them as segmentation:"):
+        open_dataset(f"images:{tmp_path}")
