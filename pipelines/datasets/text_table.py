@@ -94,7 +94,8 @@ class _Reader:
 
     def csv_rows(self, file: IO[str]) -> Iterator[tuple[int, Cells]]:
         """The rows below the header, each with the number of its last line."""
-        csv.field_size_limit(_MAX_LINE_BYTES)
+        # The limit is the process's own, and others read CSV too: it is only ever raised.
+        csv.field_size_limit(max(_MAX_LINE_BYTES, csv.field_size_limit()))
         reader = csv.reader(_bounded_lines(self._path, file), strict=True)
         names: list[str] = []
         try:

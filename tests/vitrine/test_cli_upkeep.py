@@ -96,12 +96,20 @@ def test_a_rerun_without_its_images_says_so(vitrine: Run, store: Path) -> None:
 def test_diff_tells_equal_from_not(vitrine: Run, store: Path, tiny_store: Path) -> None:
     ran = vitrine("diff", tiny_store, store, "--json")
     assert (ran.code, ran.json["equal"]) == (0, True)
-    spoil(one(store, "tokens.zarr/layer_6/patches/c/0/0/0"))
-    ran = vitrine("diff", tiny_store, store)
-    assert ran.code == 1
-    assert "not equal" in ran.out
     ran = vitrine("diff", f"{store}#tiny", store, "--json")
     assert ran.json["comparisons"][0]["arrays"][0]["first_row"] is None
+    assert vitrine("compress", store, "--storage", "int8", "--json").code == 0
+    exact, rounded = (each["name"] for each in vitrine("ls", store, "--json").json["feature_sets"])
+    ran = vitrine("diff", f"{store}#{exact}", f"{store}#{rounded}")
+    assert ran.code == 1
+    assert "not equal" in ran.out
+
+
+def test_diff_compares_no_bytes_that_are_not_what_was_written(vitrine: Run, store: Path, tiny_store: Path) -> None:
+    spoil(one(store, "tokens.zarr/layer_6/patches/c/0/0/0"))
+    ran = vitrine("diff", tiny_store, store)
+    assert (ran.code, ran.out) == (1, "")
+    assert "is not what its receipt says (checksum)" in ran.err
 
 
 def test_gc_is_dry_until_told(vitrine: Run, store: Path) -> None:
