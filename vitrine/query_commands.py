@@ -32,6 +32,9 @@ def query(
             "--output", "-o", help="Write to this .parquet (columns, tokens), .npy (tokens) or .csv (columns)."
         ),
     ] = None,
+    time_limit: Annotated[
+        float, typer.Option(min=0.001, max=86_400, help="Seconds after which --where is given up.")
+    ] = 30.0,
     limit: Annotated[int, typer.Option(min=1, help="How many rows the table shows; files get all.")] = 50,
     nearest: Annotated[
         str | None,
@@ -82,7 +85,7 @@ def query(
         chosen = RowsRequest.parse(columns, tokens=tokens, layer=layer, patches=patches, limit=limit, output=output)
         answer = partial(answer_rows, request=chosen, output=output, json=json)
     found = open_store(store).features(features, partial=allow_partial)
-    answer(found if where is None else found.where(where))
+    answer(found if where is None else found.where(where, time_limit_s=time_limit))
 
 
 def _refuse(options: list[str], reason: str) -> None:

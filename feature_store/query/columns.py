@@ -24,7 +24,14 @@ if TYPE_CHECKING:
 
 ADDED_FIELDS = (pa.field("row", pa.int64()), pa.field("valid", pa.bool_()), pa.field("class_name", pa.string()))
 _ROWS_PER_BATCH = 1 << 17
+_SHOWN_NAMES = 5
+_SHOWN_CHARACTERS = 60
 COLUMNS = pa.schema([*ADDED_FIELDS, *MANIFEST_SCHEMA])
+
+
+def shortened(name: str) -> str:
+    """A name that a user gave, short enough for one line."""
+    return name if len(name) <= _SHOWN_CHARACTERS else f"{name[:_SHOWN_CHARACTERS]}..."
 
 
 def column_schema(names: Sequence[str]) -> pa.Schema:
@@ -35,9 +42,12 @@ def column_schema(names: Sequence[str]) -> pa.Schema:
     """
     unknown = sorted(set(names) - set(COLUMNS.names))
     if unknown:
-        raise QueryError(f"there are no columns {unknown}, only {', '.join(COLUMNS.names)}.")
+        shown = f"{[shortened(name) for name in unknown[:_SHOWN_NAMES]]}"
+        shown += f" and {len(unknown) - _SHOWN_NAMES} more" if len(unknown) > _SHOWN_NAMES else ""
+        raise QueryError(f"there are no columns {shown}, only {', '.join(COLUMNS.names)}.")
     if len(set(names)) != len(names):
-        raise QueryError(f"columns {list(names)} name one twice; name each once.")
+        twice = next(name for name in names if list(names).count(name) > 1)
+        raise QueryError(f"columns name one twice, {twice!r}; name each once.")
     return pa.schema([COLUMNS.field(name) for name in names])
 
 

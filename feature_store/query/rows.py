@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     import feature_store.reader
 
 BLOCK_BYTES = 32 << 20
+# Of one condition, in seconds.
+TIME_LIMIT_S = 30.0
 
 
 class RowQueries:
@@ -38,22 +40,31 @@ class RowQueries:
         """The row numbers, ascending, those without tokens among them; see the column `valid`."""
         raise NotImplementedError
 
-    def where(self, condition: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> "FeatureRows":
+    def where(
+        self,
+        condition: str,
+        parameters: Sequence[Any] | Mapping[str, Any] = (),
+        *,
+        time_limit_s: float = TIME_LIMIT_S,
+    ) -> "FeatureRows":
         """Those of the rows for which a condition is true.
 
         Args:
             condition: an SQL expression (DuckDB's) over the columns of the manifest and `row`, `valid` and
                 `class_name`, e.g. `split = 'train' AND label IN (3, 5)`, `class_name = 'car'`, `tile.x < 120`. Only
-                the columns it names are read. It may be a stranger's: it reaches no file and no host.
+                the columns it names are read. It may be a stranger's: it reaches no file and no host, and calls only
+                the functions of `feature_store.query.expressions`.
             parameters: values for `?` or `$name` in the condition.
+            time_limit_s: seconds after which it is given up.
 
         Raises:
-            QueryError: it is no such expression.
+            QueryError: it is no such expression, or takes longer.
             CorruptError: the manifest cannot be read.
         """
         from feature_store.query.conditions import matching_rows
 
-        found, rows = matching_rows(self.features, condition, parameters), self.rows
+        found = matching_rows(self.features, condition, parameters, time_limit_s=time_limit_s)
+        rows = self.rows
         if len(rows) < self.features.spec.n_rows:
             found = np.intersect1d(rows, found, assume_unique=True)
         return FeatureRows(self.features, found)

@@ -2,15 +2,19 @@
 
 import csv
 import json
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 from feature_store import FeatureSet, write_selection
+from feature_store.query.columns import column_batches
 from tests.feature_store.samples import all_tokens, fill_store, make_selection
 
 from .conftest import Run, run_process
@@ -106,6 +110,10 @@ def test_what_cannot_be_asked_is_one_line_and_code_2(vitrine: Run, store: Featur
     url = store.root.url
     for arguments, reason in [
         (("--where", "lable = 3"), "there is no column 'lable', only row, valid, class_name, view_id"),
+        (("--where", "label=1) OR (1=1"), "it holds more than one expression"),
+        (("--where", "label=1 -- x"), "it holds a comment"),
+        (("--where", "true) AND (true"), "it holds more than one expression"),
+        (("--where", "random() < 0.5"), "the function 'random' is not allowed"),
         (("--where", "true; DROP TABLE manifest"), "cannot be asked"),
         (("--where", "uri IN (SELECT content FROM read_text('/etc/passwd'))"), "a query of its own"),
         (("--columns", "lable"), "there are no columns ['lable']"),
@@ -139,6 +147,33 @@ def test_what_cannot_be_asked_is_one_line_and_code_2(vitrine: Run, store: Featur
         assert refused.err.count("\n") == 1
         assert reason in refused.err, (arguments, refused.err)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_and_a_time_limit_end_a_condition(
+    vitrine: Run, store: FeatureSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    over = threading.Event()
+
+    def late(*arguments: Any) -> Any:
+        over.wait(20)
+        yield from column_batches(*arguments)
+
+    monkeypatch.setattr("feature_store.query.conditions.column_batches", late)
+    monkeypatch.setattr("feature_store.query.conditions._GRACE_S", 0.1)
+    refused = vitrine("query", store.root.url, "--where", "label = 1", "--time-limit", 0.2)
+    assert refused.code == 2
+    assert "it took more than 0.2 s; ask for less, or allow more time (--time-limit)" in refused.err
+    main = threading.main_thread().ident
+    assert main is not None
+    timer = threading.Timer(0.5, signal.pthread_kill, (main, signal.SIGINT))
+    timer.start()
+    stopped = vitrine("query", store.root.url, "--where", "label = 1")
+    over.set()
+    timer.join()
+    for thread in threading.enumerate():
+        if thread.name == "condition":
+            thread.join(20)
+    assert stopped.code == 130, stopped
 
 
 def test_neighbours_are_written_too(vitrine: Run, store: FeatureSet, tmp_path: Path) -> None:

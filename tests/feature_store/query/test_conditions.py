@@ -1,15 +1,20 @@
 """conditions: a condition finds the rows that Python finds, and a stranger's reaches nothing but the columns."""
 
-from collections.abc import Callable
+import signal
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 from feature_store import CorruptError, FeatureSet, QueryError, open_store
 from feature_store.datasets import manifest_batches
+from feature_store.query import conditions
+from feature_store.query.columns import column_batches
 from tests.feature_store.samples import CLASSES, fill_store
 
 _N_ROWS = 45
@@ -32,7 +37,17 @@ def _split(row: int) -> str:
         ("NOT valid", lambda row: row in _INVALID),
         ("valid AND row % 2 = 0", lambda row: row not in _INVALID and row % 2 == 0),
         ("class_name = 'road'", lambda row: CLASSES[row % 3] == "road"),
-        ("manifest.label = 1 -- a comment", lambda row: row % 3 == 1),
+        ("manifest.label = 1", lambda row: row % 3 == 1),
+        ("uri = 'images/007.png -- no /* comment */' OR label = 1", lambda row: row % 3 == 1),
+        ("((label = (1))) AND (uri <> ') OR (1=1')", lambda row: row % 3 == 1),
+        ("CASE WHEN label = 1 THEN row ELSE -row END > 40", lambda row: row > 40 and row % 3 == 1),
+        ("label IN [0, 2] AND contains([0, 2], label)", lambda row: row % 3 != 1),
+        ("len(coalesce(objects, [])) + 1 > 1", lambda row: False),
+        ("regexp_matches(uri, '/0[01]\\d') AND uri SIMILAR TO '.*[05]\\.png'", lambda row: row < 20 and row % 5 == 0),
+        ("starts_with(upper(uri), 'IMAGES') AND row::VARCHAR = '7'", lambda row: row == 7),
+        ("split_part(uri, '/', 2) = '003.png' AND valid IS TRUE", lambda row: row == 3),
+        ("abs(row - 10) <= 1 AND round(row / 2) >= 0 AND hash(row) IS NOT NULL", lambda row: 9 <= row <= 11),
+        ("label\n=\n1", lambda row: row % 3 == 1),
         ("mask_uri IS NULL", lambda row: row % 4 == 3),
         ("mask_uri = 'masks/000.png' OR (NULL)", lambda row: row == 0),
         ("tile IS NULL OR tile.x < 120", lambda row: True),
@@ -72,6 +87,47 @@ def test_values_are_handed_over_beside_the_condition(features: FeatureSet) -> No
         ("", "it must have 1 to"),
         (" \n ", "it must have 1 to"),
         ("label = '\0'", "none of them NUL"),
+        ("label=1) OR (1=1", "more than one expression"),
+        ("true) AND (true", "more than one expression"),
+        ("label = 1) OR NOT (label = 1", "more than one expression"),
+        ("(label = 1)) OR ((true)", "more than one expression"),
+        ("label IN (1)) OR (row IN (2, 3)", "more than one expression"),
+        ("label = 1)\n OR\n (true", "more than one expression"),
+        ("label = 1, true", "more than one expression|syntax error"),
+        ("true AS chosen", "more than one expression|syntax error"),
+        ("true chosen", "more than one expression|syntax error"),
+        ("DISTINCT true", "syntax error|more than one expression"),
+        ("true FROM manifest", "syntax error"),
+        ("label = 1 -- x", "it holds a comment"),
+        ("label = 1 -- )", "it holds a comment"),
+        ("label = /* 2 */ 1", "it holds a comment"),
+        ("label = 1 /* x", "cannot be asked"),
+        ("label = 1) /* x */ OR (true", "more than one expression"),
+        ("random() < 0.5", "the function 'random' is not allowed in it, only abs"),
+        ("current_setting('threads') = '2'", "the function 'current_setting' is not allowed"),
+        ("now() IS NULL", "the function 'now' is not allowed"),
+        ("current_date IS NULL", "there is no column 'current_date'"),
+        ("main.lower(uri) = ''", "the function 'main.lower' is not allowed"),
+        (
+            "list_sum(list_transform(range(row, 20000000), lambda x: sqrt(x))) > 0",
+            "the function '[a-z_]+' is not allowed in it, only abs",
+        ),
+        ("len(list_filter(generate_series(1, 9), lambda x: x > 1)) > 0", "the function 'generate_series' is not"),
+        ("length(uri || uri) > 0", r"the function '\|\|' is not allowed"),
+        ("len(objects + objects) > 0", "lists cannot be joined"),
+        ("len([x for x in objects]) > 0", "is not allowed"),
+        ("len([row, row]) > 0", "its lists in square brackets may hold"),
+        (f"label IN [{', '.join(map(str, range(300)))}]", "its lists in square brackets may hold 256 values"),
+        (" AND ".join(["abs(row) > 0"] * 300), "it calls 300 functions, of 256"),
+        ("uri::BLOB IS NULL", "a cast to 'blob' is not allowed"),
+        ("len(uri::INTEGER[]) > 0", "a cast to 'list' is not allowed"),
+        ("len(objects[1:2]) > 0", "the operation array slice is not allowed"),
+        (
+            "len(list_filter(objects, lambda o: len(list_filter(objects, lambda p: true)) > 0)) > 0",
+            "a lambda within a lambda",
+        ),
+        ("x" * 5000 + " = 1", "there is no column 'x{60}\\.\\.\\.'"),
+        ("x" * 5000 + "() = 1", "the function 'x{60}\\.\\.\\.' is not"),
         ("true OR " * 200_000 + "true", "it must have 1 to"),
         ("lable = 3", "there is no column 'lable', only row, valid, class_name, view_id"),
         ('split = "train"', "there is no column 'train'"),
@@ -93,8 +149,8 @@ def test_values_are_handed_over_beside_the_condition(features: FeatureSet) -> No
         ("true); SET threads = 64; SELECT (true", "more than one statement"),
         ("COPY manifest TO '{target}'", "syntax error"),
         ("ATTACH '{target}'", "cannot be asked"),
-        ("read_csv('{canary}') IS NOT NULL", "table function"),
-        ("read_text('{canary}') = ''", "table function"),
+        ("read_csv('{canary}') IS NOT NULL", "the function 'read_(csv|text)' is not allowed"),
+        ("read_text('{canary}') = ''", "the function 'read_(csv|text)' is not allowed"),
         ("getenv('HOME') = ''", "cannot be asked"),
         ("row IN (SELECT 1)", "a query of its own"),
         ("EXISTS (SELECT * FROM read_csv('{canary}'))", "a query of its own"),
@@ -122,8 +178,57 @@ def test_what_is_no_condition_is_refused_in_one_line(
     assert "Give one SQL expression over the manifest's columns" in message
     assert "\n" not in message.replace(text[:200], "")
     assert "secret" not in message
-    assert len(message) < 1000
+    assert len(message) < 1200
     assert list(tmp_path.iterdir()) == [canary]
+
+
+@pytest.fixture
+def slow_manifest(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A manifest that comes when the test is over."""
+    over = threading.Event()
+
+    def late(*arguments: Any) -> Any:
+        over.wait(20)
+        yield from column_batches(*arguments)
+
+    monkeypatch.setattr(conditions, "column_batches", late)
+    monkeypatch.setattr(conditions, "_GRACE_S", 0.1)
+    yield
+    over.set()
+    for thread in threading.enumerate():
+        if thread.name == "condition":
+            thread.join(20)
+
+
+@pytest.mark.usefixtures("slow_manifest")
+def test_a_condition_is_given_up_when_its_time_is_over(features: FeatureSet) -> None:
+    with pytest.raises(QueryError, match=r"it took more than 0\.2 s; ask for less, or allow more time"):
+        features.where("label = 1", time_limit_s=0.2)
+
+
+@pytest.mark.usefixtures("slow_manifest")
+def test_ctrl_c_ends_a_condition(features: FeatureSet) -> None:
+    main = threading.main_thread().ident
+    assert main is not None
+    timer = threading.Timer(0.3, signal.pthread_kill, (main, signal.SIGINT))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        features.where("label = 1", time_limit_s=15.0)
+    timer.join()
+
+
+def test_a_running_query_of_duckdb_is_interrupted() -> None:
+    connection = duckdb.connect(":memory:", config={"threads": 1})
+    text = "SELECT count(*) AS row FROM range(100000000000) a WHERE a.range % 7 = 3"
+    with pytest.raises(TimeoutError):
+        conditions._Asked(connection, text, ()).rows(0.2)
+    assert not [thread for thread in threading.enumerate() if thread.name == "condition"]
+
+
+@pytest.mark.parametrize("seconds", [0.0, -1.0, float("nan"), float("inf"), 1e9])
+def test_a_time_limit_is_a_time(features: FeatureSet, seconds: float) -> None:
+    with pytest.raises(QueryError, match=r"a time limit of .* give more than 0 and at most 86400"):
+        features.where("label = 1", time_limit_s=seconds)
 
 
 def test_only_the_columns_that_a_condition_names_are_read(
@@ -175,5 +280,9 @@ def test_columns_come_with_the_rows_asked_for(features: FeatureSet) -> None:
     assert features.column("valid") == np.isin(np.arange(_N_ROWS), _INVALID, invert=True).tolist()
     with pytest.raises(QueryError, match=r"there are no columns \['lable'\], only row, valid"):
         rows.columns(["lable"])
+    with pytest.raises(
+        QueryError, match=r"there are no columns \['x{60}\.\.\.', 'y0', 'y1', 'y10', 'y11'\] and 15 more, only"
+    ):
+        rows.columns(["x" * 5000, *(f"y{number}" for number in range(19))])
     with pytest.raises(QueryError, match="name one twice"):
         rows.columns(["uri", "uri"])
