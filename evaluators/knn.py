@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from jaxtyping import Float32, Int64
@@ -27,12 +27,23 @@ class KnnParameters:
         k: neighbours that vote; the majority wins, of tied classes the one whose nearest member is nearer.
         metric: `cosine`, `dot` or `l2`.
         standardise: give every feature mean 0 and variance 1 over the bank first.
+
+    Raises:
+        ValueError: k is no whole number of 1 or more, or the metric is unknown.
     """
 
     subject: Subject = field(default_factory=Subject)
     k: int = 1
     metric: Metric = "cosine"
     standardise: bool = False
+
+    def __post_init__(self) -> None:
+        # Any, since the annotation is no check outside of the tests.
+        k: Any = self.k
+        if isinstance(k, bool) or not isinstance(k, int) or k < 1:
+            raise ValueError(f"k {k!r}: give the number of neighbours that vote, a whole number of 1 or more.")
+        if self.metric not in get_args(Metric):
+            raise ValueError(f"metric {self.metric!r}: choose {', '.join(get_args(Metric))}.")
 
 
 def evaluate_knn(

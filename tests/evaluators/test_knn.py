@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -169,3 +170,25 @@ def test_an_incomplete_feature_set_is_refused_and_with_partial_answered(syntheti
     data.features.partial = False
     with pytest.raises(IncompleteError, match="2 of 3 shards"):
         evaluate_knn(data.features, KnnParameters())
+
+
+def _made_without_type_checks(**values: Any) -> KnnParameters:
+    """As a user makes them: the annotations are checked in these tests alone."""
+    made = object.__new__(KnnParameters)
+    for name, value in {"subject": Subject(), "k": 1, "metric": "cosine", "standardise": False, **values}.items():
+        object.__setattr__(made, name, value)
+    made.__post_init__()
+    return made
+
+
+@pytest.mark.parametrize("k", ["x", 0, -3, 1.5, True, None])
+def test_a_k_that_is_no_number_of_neighbours_is_refused(k: Any) -> None:
+    with pytest.raises(ValueError, match=f"k {k!r}: give the number of neighbours that vote, a whole number of 1 or"):
+        _made_without_type_checks(k=k)
+    with pytest.raises(ValueError, match="k 0: give the number of neighbours that vote"):
+        KnnParameters(k=0)
+
+
+def test_an_unknown_metric_is_refused() -> None:
+    with pytest.raises(ValueError, match="metric 'manhattan': choose dot, cosine, l2"):
+        _made_without_type_checks(metric="manhattan")
