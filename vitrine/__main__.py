@@ -5,7 +5,7 @@ import sys
 import traceback
 
 from vitrine.cli import app
-from vitrine.exits import FAILED, INTERRUPTED, USAGE, line_of, one_line, status_of
+from vitrine.exits import FAILED, INTERRUPTED, USAGE, line_of, status_of, usage_line_of
 
 
 def main() -> None:
@@ -30,11 +30,8 @@ def run(arguments: list[str]) -> int:
     except Exception as error:  # the last line of defence: nothing that a user types ends in a traceback
         if os.environ.get("VITRINE_DEBUG"):
             traceback.print_exc()
-        message = getattr(error, "format_message", None)
-        if message is not None:
-            context = getattr(error, "ctx", None)
-            command = getattr(context, "command_path", "vitrine")
-            _say(f"error: {one_line(message())} See `{command} --help`.")
+        if hasattr(error, "format_message"):
+            _say(f"error: {usage_line_of(error)}")
             return USAGE
         _say(f"error: {line_of(error)}")
         return status_of(error)

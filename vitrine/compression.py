@@ -104,6 +104,7 @@ def compress(
 
     Raises:
         IncompleteError: the source lacks shards.
+        UsageError: a PCA to as many components as there are features, or more.
         StoreError: the source is compressed itself, has no such tokens or rows, or the disk is short.
     """
     source.require_complete()
@@ -111,6 +112,11 @@ def compress(
         raise StoreError(
             f"{source.name} is compressed already ({source.spec.identity.compression.words}); compress the feature set "
             "that it was made from: `vitrine ls` lists them."
+        )
+    width = source.spec.n_features
+    if request.n_components is not None and not 1 <= request.n_components < width:
+        raise UsageError(
+            f"--pca {request.n_components}: tokens have {width} features; name a number from 1 to {width - 1}."
         )
     names = _names(source, request)
     rows, fitted_on = _rows_to_fit_on(source, request.split)

@@ -1,6 +1,7 @@
 """Exit codes, and which of them an error gets."""
 
 import errno
+from typing import Any
 
 DONE = 0
 FAILED = 1
@@ -37,6 +38,20 @@ _WAYS_OUT = {
     errno.ENOMEM: "close other programs, or use fewer --workers",
     errno.EIO: "the disk is failing; copy the store to another",
 }
+# By the type of what the parser of options found.
+_RULES = {
+    "greater_than_equal": "a number of {ge} or more",
+    "greater_than": "a number above {gt}",
+    "less_than_equal": "a number of at most {le}",
+    "less_than": "a number below {lt}",
+    "int_parsing": "a whole number",
+    "int_parsing_size": "a whole number of fewer digits",
+    "int_from_float": "a whole number",
+    "float_parsing": "a number",
+    "finite_number": "a finite number",
+}
+_BOUNDS = {"ge", "gt", "le", "lt"}
+_SHOWN_CHARACTERS = 60
 # A RuntimeError of Python's own, for want of memory for the thread's stack.
 _NO_THREAD = "can't start new thread"
 
@@ -50,6 +65,34 @@ def line_of(error: BaseException) -> str:
         return one_line(str(error)) or type(error).__name__
     place = f"{error.filename}: " if error.filename else ""
     return one_line(f"{place}{error.strerror}; {way_out}, and run the same command again: what is committed stays.")
+
+
+def usage_line_of(error: BaseException) -> str:
+    """What to say of a command line that the parser refuses: the value, the rule, and where help stands."""
+    command = getattr(getattr(error, "ctx", None), "command_path", "vitrine")
+    message = one_line(_value_refused(error) or _format(error))
+    return f"{message.rstrip('.')}. See `{command} --help`."
+
+
+def _format(error: Any) -> str:
+    message: str = error.format_message()
+    return message
+
+
+def _value_refused(error: BaseException) -> str | None:
+    """A value that is out of range or no number, named with its option; None for any other error."""
+    find = getattr(error.__cause__, "errors", None)
+    names = getattr(getattr(error, "param", None), "opts", None)
+    if find is None or not names:
+        return None
+    found = find()[0]
+    rule = _RULES.get(found["type"])
+    if rule is None:
+        return None
+    bounds = {name: f"{bound:.12g}" for name, bound in found.get("ctx", {}).items() if name in _BOUNDS}
+    value = str(found["input"])
+    shown = value if len(value) <= _SHOWN_CHARACTERS else f"{value[:_SHOWN_CHARACTERS]}..."
+    return f"{names[-1]} {shown!r}: give {rule.format(**bounds)}"
 
 
 def status_of(error: BaseException) -> int:
