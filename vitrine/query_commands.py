@@ -19,7 +19,10 @@ def query(
         ),
     ] = None,
     columns: Annotated[
-        str | None, typer.Option(help="Columns, separated by commas; by default row, uri, split, label, class_name.")
+        str | None,
+        typer.Option(
+            help="Columns, separated by commas; by default row, uri, tile (if there are any), split, label, class_name."
+        ),
     ] = None,
     tokens: Annotated[str | None, typer.Option(help="Also the tokens: patches, cls or registers.")] = None,
     layer: Layer = "last",
@@ -40,7 +43,10 @@ def query(
         str | None,
         typer.Option(metavar="ROW[:PATCH]", help="Instead: what is nearest to this patch, or to this whole image."),
     ] = None,
-    k: Annotated[int, typer.Option("-k", "--k", min=1, help="How many --nearest gives.")] = 10,
+    k: Annotated[
+        int | None,
+        typer.Option("-k", "--k", min=1, help="How many --nearest gives; by default 10, or as many as there are."),
+    ] = None,
     on: Annotated[
         str | None,
         typer.Option(help="What --nearest gives: patches for ROW:PATCH; for ROW images by cls (where stored) or mean."),

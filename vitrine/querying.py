@@ -11,14 +11,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from feature_store import FeatureRows, QueryError, RowQueries, StoreError, TokenKind
+from feature_store import FeatureRows, FeatureSet, QueryError, RowQueries, StoreError, TokenKind
 from feature_store.canonical import canonical_json
 from feature_store.identity import TOKEN_KINDS
-from feature_store.query.columns import column_schema
+from feature_store.query.columns import column_batches, column_schema
 from vitrine.exits import UsageError
 from vitrine.output import console, print_json, print_table
 
-_COLUMNS = ("row", "uri", "split", "label", "class_name")
+_LABELLING = ("split", "label", "class_name")
 _FORMATS = (".parquet", ".npy", ".csv")
 
 
@@ -27,14 +27,14 @@ class RowsRequest:
     """Rows, and what of them.
 
     Attributes:
-        columns: of the manifest, and those that come with the rows.
+        columns: of the manifest, and those that come with the rows; None for the usual ones.
         tokens: the token kind, or None for the columns alone.
         layer: of the tokens.
         patches: patch numbers, or None for all.
         limit: rows that a table or JSON shows.
     """
 
-    columns: tuple[str, ...]
+    columns: tuple[str, ...] | None
     tokens: TokenKind | None
     layer: str
     patches: tuple[int, ...] | None
@@ -68,9 +68,9 @@ class RowsRequest:
             )
         if suffix == ".npy" and columns is not None:
             raise UsageError("--columns do not fit into .npy, which holds tokens alone; write .parquet.")
-        names = _COLUMNS if columns is None else tuple(name.strip() for name in columns.split(",") if name.strip())
-        column_schema(names)
-        if not names:
+        names = None if columns is None else tuple(name.strip() for name in columns.split(",") if name.strip())
+        column_schema(names or ())
+        if names == ():
             raise UsageError("--columns names none; separate names by commas.")
         kind: Any = tokens
         return cls(
@@ -85,36 +85,44 @@ class RowsRequest:
 def answer_rows(rows: RowQueries, request: RowsRequest, *, output: Path | None, json: bool) -> None:
     """Show rows, or write them."""
     features = rows.features
+    columns = _default_columns(features) if request.columns is None else request.columns
     record = {"features": features.name, "n_rows": len(rows.rows)}
     if output is not None:
-        written = _write_rows(rows, request, output)
+        written = _write_rows(rows, request, output, columns=columns)
         if json:
             print_json({**record, "output": str(output), **written})
         else:
             say_written(output, written, of=len(rows.rows))
         return
-    shown = FeatureRows(features, rows.rows[: request.limit]).columns(request.columns)
+    shown = FeatureRows(features, rows.rows[: request.limit]).columns(columns)
     if json:
         print_json({**record, "rows": shown.to_pylist()})
         return
     values = [tuple(shown_value(value) for value in row.values()) for row in shown.to_pylist()]
-    print_table(f"{features.name}: {len(rows.rows)} of {features.spec.n_rows} rows", request.columns, values)
+    print_table(f"{features.name}: {len(rows.rows)} of {features.spec.n_rows} rows", columns, values)
     if len(values) < len(rows.rows):
         console().print(f"the first {len(values)}; --limit shows more, --output FILE writes all")
 
 
-def _write_rows(rows: RowQueries, request: RowsRequest, output: Path) -> dict[str, int]:
+def _default_columns(features: FeatureSet) -> tuple[str, ...]:
+    """What tells the rows apart: the tiles of an image share its uri."""
+    tiles = column_batches(features, ["tile"])
+    tiled = any(batch.column("tile").null_count < batch.num_rows for batch in tiles)
+    return ("row", "uri", *(("tile",) if tiled else ()), *_LABELLING)
+
+
+def _write_rows(rows: RowQueries, request: RowsRequest, output: Path, *, columns: tuple[str, ...]) -> dict[str, int]:
     """Write, and say how many rows, and how many of them have no tokens."""
     n_rows = len(rows.rows)
     if request.tokens is None:
-        reader = rows.to_arrow(kind=None, columns=request.columns)
+        reader = rows.to_arrow(kind=None, columns=columns)
         write = write_csv if output.suffix == ".csv" else write_parquet
         write(reader, output)
         return {"rows_written": n_rows}
     if output.suffix == ".npy":
         _write_npy(rows, request, output)
     else:
-        reader = rows.to_arrow(request.layer, request.tokens, patches=request.patches, columns=request.columns)
+        reader = rows.to_arrow(request.layer, request.tokens, patches=request.patches, columns=columns)
         write_parquet(reader, output)
     without = int((~rows.features.valid[rows.rows]).sum())
     return {"rows_written": n_rows - without, "rows_without_tokens": without}

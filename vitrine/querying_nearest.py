@@ -9,12 +9,13 @@ import pyarrow as pa
 from evaluators import NearestRows, nearest, stored_query
 from evaluators.neighbors import Metric
 from evaluators.token_stream import TokensOn
-from feature_store import RowQueries, read_selection
+from feature_store import QueryError, RowQueries, read_selection
 from feature_store.query.columns import COLUMNS
 from vitrine.exits import UsageError
 from vitrine.output import print_json, print_table
 from vitrine.querying import checked_output, is_number, say_written, shown_value, write_csv, write_parquet
 
+_DEFAULT_K = 10
 _NEIGHBORS = pa.schema(
     [
         pa.field("rank", pa.int64()),
@@ -33,14 +34,14 @@ class NearestRequest:
 
     Attributes:
         row, patch: the query; without a patch it is the whole image.
-        k: how many.
+        k: how many; None for ten, or as many as there are.
         on: `patches`, `cls`, `mean`; None for the natural one.
         metric, selection, layer: of the comparison.
     """
 
     row: int
     patch: int | None
-    k: int
+    k: int | None
     on: TokensOn | None
     metric: Metric
     selection: str | None
@@ -51,7 +52,7 @@ class NearestRequest:
         cls,
         place: str,
         *,
-        k: int,
+        k: int | None,
         on: str | None,
         metric: str,
         selection: str | None,
@@ -83,9 +84,16 @@ def answer_nearest(rows: RowQueries, request: NearestRequest, *, output: Path | 
     on: TokensOn = request.on or (
         "patches" if request.patch is not None else "cls" if "cls" in features.spec.identity.token_kinds else "mean"
     )
+    n_patches = features.spec.n_patches
+    if request.patch is not None and request.patch >= n_patches:
+        raise UsageError(
+            f"--nearest {request.row}:{request.patch}: a row has patches 0 to {n_patches - 1}, row-major over the "
+            "grid; name one of them."
+        )
     vector = stored_query(features, request.row, request.patch, on=on, layer=request.layer)
     selection = None if request.selection is None else read_selection(features.root, request.selection)
-    found = nearest(rows, vector, request.k, on=on, layer=request.layer, metric=request.metric, selection=selection)
+    k = _how_many(rows, request.k, on)
+    found = nearest(rows, vector, k, on=on, layer=request.layer, metric=request.metric, selection=selection)
     (entries,) = found.to_json()
     about = {"on": on, "metric": request.metric, "row": request.row, "patch": request.patch}
     if output is not None:
@@ -101,6 +109,23 @@ def answer_nearest(rows: RowQueries, request: NearestRequest, *, output: Path | 
             ("rank", "row", "patch", "score", "uri", "tile"),
             [tuple(shown_value(value) for value in entry.values()) for entry in entries],
         )
+
+
+def _how_many(rows: RowQueries, k: int | None, on: TokensOn) -> int:
+    """What was asked for; else ten, or as many tokens as there are.
+
+    Raises:
+        QueryError: there is no row to search.
+    """
+    n_rows = int(rows.features.valid[rows.rows].sum())
+    if not n_rows:
+        raise QueryError(
+            f"nothing is nearest among the {len(rows.rows)} rows that the condition leaves, of which none has tokens; "
+            "give a --where that leaves more."
+            if len(rows.rows)
+            else "nothing is nearest: the condition leaves no row; give a --where that leaves some."
+        )
+    return k or min(_DEFAULT_K, n_rows * (rows.features.spec.n_patches if on == "patches" else 1))
 
 
 def _write_neighbors(found: NearestRows, output: Path) -> None:

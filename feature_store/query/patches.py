@@ -64,7 +64,9 @@ def _numbers(spec: FeatureSetSpec, choice: PatchChoice) -> np.ndarray[Any, Any]:
             "booleans."
         )
     if given.size and not 0 <= given.min() <= given.max() < spec.n_patches:
+        wrong = given.min() if given.min() < 0 else given.max()
         raise QueryError(
-            f"patches {given.min()}..{given.max()} were chosen of 0..{spec.n_patches - 1}; none counts from the end."
+            f"patch {wrong} does not exist: a row has patches 0 to {spec.n_patches - 1}, row-major over the grid; "
+            "choose among them (none counts from the end)."
         )
     return given.astype(np.int64)

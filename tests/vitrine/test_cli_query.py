@@ -125,7 +125,10 @@ def test_what_cannot_be_asked_is_one_line_and_code_2(vitrine: Run, store: Featur
         (("--tokens", "cls", "-o", tmp_path / "a.csv"), "a table or csv holds columns"),
         (("--tokens", "cls", "-o", tmp_path / "a.npy", "--columns", "uri"), "write .parquet"),
         (("--tokens", "patches", "--patches", "1,x", "-o", tmp_path / "a.npy"), "as in 0,1,16-31"),
-        (("--tokens", "patches", "--patches", "4", "-o", tmp_path / "a.npy"), "were chosen of 0..3"),
+        (
+            ("--tokens", "patches", "--patches", "4", "-o", tmp_path / "a.npy"),
+            "patch 4 does not exist: a row has patches 0 to 3,",
+        ),
         (("--tokens", "cls", "--patches", "1", "-o", tmp_path / "a.npy"), "choose patches of kind 'patches'"),
         (("-o", tmp_path / "a.txt"), "name a .parquet, .npy, .csv file in a folder that exists"),
         (("-o", tmp_path / "no" / "a.csv"), "in a folder that exists"),
@@ -133,7 +136,9 @@ def test_what_cannot_be_asked_is_one_line_and_code_2(vitrine: Run, store: Featur
         (("--nearest", "5:"), "give a row number, or row and patch"),
         (("--nearest", "99"), "row 99 does not exist"),
         (("--nearest", "3"), "has no tokens; name another row"),
-        (("--nearest", "5:4"), "were chosen of 0..3"),
+        (("--nearest", "5:99"), "--nearest 5:99: a row has patches 0 to 3, row-major over the grid; name one"),
+        (("--nearest", "5", "--where", "false"), "nothing is nearest: the condition leaves no row"),
+        (("--nearest", "5", "--where", "NOT valid"), "among the 2 rows that the condition leaves, of which none has"),
         (("--nearest", "5", "--on", "patches"), "choose cls or mean"),
         (("--nearest", "5", "--metric", "manhattan"), "choose dot, cosine, l2"),
         (("--nearest", "5", "--tokens", "cls"), "--tokens has no meaning with --nearest"),
@@ -147,6 +152,55 @@ def test_what_cannot_be_asked_is_one_line_and_code_2(vitrine: Run, store: Featur
         assert refused.err.count("\n") == 1
         assert reason in refused.err, (arguments, refused.err)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_default_k_gives_as_many_as_there_are(vitrine: Run, store: FeatureSet) -> None:
+    for place, where, n in (("5", "row IN (1, 2, 3)", 2), ("5:0", "row = 7", 4), ("5", "true", 10)):
+        found = vitrine("query", store.root.url, "--nearest", place, "--where", where, "--json").json
+        assert len(found["nearest"]) == n
+
+
+def test_tiles_are_told_apart_where_there_are_some(
+    vitrine: Run, store: FeatureSet, tiny_images: Path, tmp_path: Path
+) -> None:
+    usual = ["row", "uri", "split", "label", "class_name"]
+    assert list(vitrine("query", store.root.url, "--json").json["rows"][0]) == usual
+    tiled = ("extract", f"segmentation:{tiny_images}", "--model", "null", "--tile", 16, "--limit-per-split", 1)
+    assert vitrine(*tiled, "--store", tmp_path / "tiled").code == 0
+    rows = vitrine("query", tmp_path / "tiled", "--json").json["rows"]
+    assert list(rows[0]) == [*usual[:2], "tile", *usual[2:]]
+    # Two images of 64 x 48 pixels.
+    places = [(x, y) for y in range(0, 48, 16) for x in range(0, 64, 16)]
+    assert sorted((row["tile"]["x"], row["tile"]["y"]) for row in rows) == sorted(places * 2)
+    lines = vitrine("query", tmp_path / "tiled", "--where", "uri LIKE 'train/%'").out.splitlines()[3:]
+    assert len(set(lines)) == len(lines) == 12
+    vitrine("query", tmp_path / "tiled", "-o", tmp_path / "rows.csv")
+    assert (tmp_path / "rows.csv").read_text().startswith("row,uri,tile,split,label,class_name\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("compress", "s", "--pca", "0"), "--pca '0': give a number of 1 or more. See `vitrine compress --help`."),
+        (("query", "s", "-k", "0"), "--k '0': give a number of 1 or more. See `vitrine query --help`."),
+        (("query", "s", "--limit", "x" * 99), f"--limit '{'x' * 60}...': give a whole number. See"),
+        (("query", "s", "--time-limit", "1e9"), "--time-limit '1e9': give a number of at most 86400. See"),
+        (("extract", "x", "--batch-size", "0"), "--batch-size '0': give a number of 1 or more. See"),
+        (("extract", "x", "--workers", "2000"), "--workers '2000': give a number of at most 1024. See"),
+        (("extract", "x", "--rows-per-shard", "3"), "--rows-per-shard '3': give a number of 8 or more. See"),
+        (("extract", "x", "--rows-per-shard", "99999999"), "'99999999': give a number of at most 16777216. See"),
+        (("import", "x", "--prefix-tokens", "-1"), "--prefix-tokens '-1': give a number of 0 or more. See"),
+        (("import", "x", "--layer", "0"), "--layer '0': give a number of 1 or more. See"),
+        (("knn", "s", "--seed", "1.5"), "--seed '1.5': give a whole number. See"),
+        (("query", "s", "--nope"), "No such option: --nope (Possible options: --on). See `vitrine query --help`."),
+        (("query",), "Missing argument 'store'. See `vitrine query --help`."),
+    ],
+)
+def test_an_option_out_of_range_is_named_with_its_value(vitrine: Run, arguments: tuple[str, ...], said: str) -> None:
+    refused = vitrine(*arguments)
+    assert refused.code == 2
+    assert refused.err.startswith("vitrine: error: ")
+    assert said in refused.err
 
 
 def test_ctrl_c_and_a_time_limit_end_a_condition(
