@@ -120,7 +120,9 @@ def export(
     images: Annotated[
         Path | None, typer.Option(help="Of fiftyone: the folder that the images' paths are relative to.")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what stands at the path.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a plain file, or the folder of an earlier export.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Write tokens of a feature set in a format of others; it appears whole, or not at all.

@@ -38,6 +38,9 @@ def query(
     time_limit: Annotated[
         float, typer.Option(min=0.001, max=86_400, help="Seconds after which --where is given up.")
     ] = 30.0,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a plain file at --output; never one in a store.")
+    ] = False,
     limit: Annotated[int, typer.Option(min=1, help="How many rows the table shows; files get all.")] = 50,
     nearest: Annotated[
         str | None,
@@ -90,6 +93,10 @@ def query(
         _refuse([name for name, value in given.items() if value is not None], "needs --nearest ROW[:PATCH]")
         chosen = RowsRequest.parse(columns, tokens=tokens, layer=layer, patches=patches, limit=limit, output=output)
         answer = partial(answer_rows, request=chosen, output=output, json=json)
+    if output is not None:
+        from feature_store.exports import check_place
+
+        check_place(output, folder=False, overwrite=overwrite)
     found = open_store(store).features(features, partial=allow_partial)
     answer(found if where is None else found.where(where, time_limit_s=time_limit))
 

@@ -1,8 +1,8 @@
 """What `vitrine query` does with rows: parse the words, ask the store, and show or write the answer; without torch."""
 
 import csv
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from feature_store import FeatureRows, FeatureSet, QueryError, RowQueries, StoreError, TokenKind
+from feature_store import FeatureRows, FeatureSet, QueryError, RowQueries, TokenKind
 from feature_store.canonical import canonical_json
+from feature_store.exports import appearing_file
 from feature_store.identity import TOKEN_KINDS
 from feature_store.query.columns import column_batches, column_schema
 from vitrine.exits import UsageError
@@ -148,17 +149,10 @@ def checked_output(output: Path) -> str:
     return output.suffix
 
 
-@contextmanager
-def _replacing(output: Path) -> Iterator[Path]:
+def _replacing(output: Path) -> AbstractContextManager[Path]:
     """A file beside `output` to write to, which takes its place when it is whole and goes when it is not."""
-    partial = output.with_name(f".{output.name}.partial")
-    try:
-        yield partial
-        partial.replace(output)
-    except OSError as error:
-        raise StoreError(f"{output} cannot be written ({error.strerror or error}); name another place.") from error
-    finally:
-        partial.unlink(missing_ok=True)
+    # Whether something there gives way was asked before the work began.
+    return appearing_file(output, overwrite=True)
 
 
 def write_parquet(reader: pa.RecordBatchReader, output: Path) -> None:

@@ -11,9 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from feature_store.canonical import canonical_json
-from feature_store.exports.atomic import ExportRefusedError, appearing_file
+from feature_store.exports.atomic import appearing_file
 from feature_store.exports.parquet import METADATA_KEY, nested
 from feature_store.exports.patch_rows import PATCH_FIELDS, patch_columns
+from feature_store.exports.places import ExportRefusedError
 from feature_store.exports.projection import project
 from feature_store.exports.subject import Block, ExportSubject, Values
 

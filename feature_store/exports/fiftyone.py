@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from feature_store.exports.atomic import ExportRefusedError, appearing_folder
+from feature_store.exports.atomic import appearing_folder
+from feature_store.exports.places import ExportRefusedError
 from feature_store.exports.subject import ExportSubject, Values, plain_rows
 
 # Of the documents below; a newer FiftyOne brings them up to itself when it reads them.

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from feature_store.exports.atlas import write_atlas
-from feature_store.exports.atomic import ExportRefusedError
 from feature_store.exports.fiftyone import write_fiftyone
 from feature_store.exports.npy import write_npy
 from feature_store.exports.parquet import write_parquet
+from feature_store.exports.places import ExportRefusedError
 from feature_store.exports.subject import ExportSubject
 from feature_store.exports.webdataset import write_webdataset
 

@@ -5,7 +5,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
-from feature_store.exports.atomic import ExportRefusedError
+from feature_store.exports.places import ExportRefusedError
 
 Method = Literal["pca", "tsne"]
 METHODS: tuple[Method, ...] = get_args(Method)

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from feature_store.canonical import canonical_json
 from feature_store.datasets import read_manifest
-from feature_store.exports.atomic import ExportRefusedError
+from feature_store.exports.places import ExportRefusedError
 from feature_store.identity import TokenKind
 from feature_store.manifest import MANIFEST_SCHEMA
 from feature_store.reader import FeatureSet
@@ -136,6 +136,7 @@ class ExportSubject:
         return {
             "written_by": "vitrine",
             "format": to,
+            "dataset": dataset.spec.name,
             "feature_set": features.name,
             "digest": features.digest,
             "annotations_digest": dataset.annotations_digest,

@@ -5,6 +5,7 @@ import functools
 import importlib.util
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -20,7 +21,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from feature_store import FeatureSet, StoreError
-from feature_store.exports import ExportOptions, ExportRefusedError, ExportSubject, export_features
+from feature_store.exports import (
+    ExportFailedError,
+    ExportOptions,
+    ExportRefusedError,
+    ExportSubject,
+    appearing_file,
+    export_features,
+)
 from feature_store.exports.projection import project
 from feature_store.exports.webdataset import write_webdataset
 
@@ -294,9 +302,104 @@ def test_an_export_that_fails_midway_leaves_nothing(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(subject, "blocks", two_blocks)
-    with pytest.raises(OSError, match="No space left"):
-        export_features(subject, to, tmp_path / PLACES[to])
+    place = tmp_path / PLACES[to]
+    said = rf"{re.escape(str(place))} cannot be written \(No space left on device\); free some space, or choose another"
+    with pytest.raises(ExportFailedError, match=said):
+        export_features(subject, to, place)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_reading_the_store_raises_is_not_laid_to_the_export(
+    tmp_path: Path, features: FeatureSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject = ExportSubject(features)
+
+    def failing() -> Any:
+        raise OSError(5, "Input/output error", "/store/object")
+
+    monkeypatch.setattr(subject, "blocks", failing)
+    with pytest.raises(OSError, match="'/store/object'"):
+        export_features(subject, "npy", tmp_path / "out")
+
+
+def test_a_disk_that_fills_up_gets_a_line_with_the_path(tmp_path: Path) -> None:
+    place = tmp_path / "full"
+    with (
+        pytest.raises(ExportFailedError, match=r"full cannot be written \(No space left"),
+        appearing_file(place, overwrite=False),
+        Path("/dev/full").open("wb", buffering=0) as device,
+    ):
+        device.write(b"values")
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- in place of nothing but an earlier export -----------------------------------------------------------------------
+
+
+def a_store(folder: Path) -> Path:
+    samples.fill_store(str(folder / "store"))
+    return folder / "store"
+
+
+@pytest.mark.parametrize("to", PLACES)
+@pytest.mark.parametrize("inside", ["", "new", "features", "vitrine.json"])
+def test_no_export_goes_into_a_store(tmp_path: Path, features: FeatureSet, to: str, inside: str) -> None:
+    store = a_store(tmp_path)
+    before = samples.files_of(store)
+    (tmp_path / "link").symlink_to(store)
+    for place in (store / inside, tmp_path / "link" / inside):
+        for overwrite in (True, False):
+            with pytest.raises(ExportRefusedError, match=r"(is a|lies in the) Vitrine store"):
+                export_features(ExportSubject(features), to, place, ExportOptions(overwrite=overwrite))
+    assert samples.files_of(store) == before
+
+
+@pytest.mark.parametrize("to", PLACES)
+def test_no_folder_but_an_exports_gives_way(tmp_path: Path, features: FeatureSet, to: str) -> None:
+    a_store(tmp_path / "holds")
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.png").write_bytes(b"pixels")
+    (tmp_path / "forged").mkdir()
+    (tmp_path / "forged" / "export.json").write_text('{"written_by": "vitrine", "format": "elsewhere"}')
+    (tmp_path / "link").symlink_to(tmp_path / "images")
+    before = samples.files_of(tmp_path)
+    for name in ("holds", "images", "forged", "link", "images/..", "images/."):
+        with pytest.raises(ExportRefusedError, match="which is never replaced; choose another path"):
+            export_features(ExportSubject(features), to, tmp_path / name, ExportOptions(overwrite=True))
+    assert samples.files_of(tmp_path) == before
+
+
+@pytest.mark.parametrize("to", ["npy", "webdataset", "fiftyone"])
+def test_an_exports_folder_with_something_else_in_it_stays(tmp_path: Path, features: FeatureSet, to: str) -> None:
+    place = tmp_path / "out"
+    export_features(ExportSubject(features), to, place)
+    (place / "store").mkdir()
+    with pytest.raises(ExportRefusedError, match="holds 'store', which no export wrote"):
+        export_features(ExportSubject(features), to, place, ExportOptions(overwrite=True))
+    (place / "store").rmdir()
+    export_features(ExportSubject(features), "npy", place, ExportOptions(overwrite=True))
+    assert (place / "rows.csv").is_file()
+
+
+def test_the_current_folder_is_replaced_where_an_export_wrote_it(
+    tmp_path: Path, features: FeatureSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ExportRefusedError, match="is a folder that no export wrote"):
+        export_features(ExportSubject(features), "npy", Path(), ExportOptions(overwrite=True))
+    export_features(ExportSubject(features), "npy", Path("out"))
+    before = (tmp_path / "out" / "rows.csv").read_bytes()
+    monkeypatch.chdir(tmp_path / "out")
+    few = ExportSubject(features, rows=np.arange(3))
+    export_features(few, "npy", Path(), ExportOptions(overwrite=True))
+    assert (tmp_path / "out" / "rows.csv").read_bytes() != before
+
+
+def test_a_file_gives_way_to_no_folder(tmp_path: Path, features: FeatureSet) -> None:
+    (tmp_path / "out").write_bytes(b"mine")
+    with pytest.raises(ExportRefusedError, match="is a file, and this format writes a folder"):
+        export_features(ExportSubject(features), "npy", tmp_path / "out", ExportOptions(overwrite=True))
+    assert (tmp_path / "out").read_bytes() == b"mine"
 
 
 SLOW_EXPORT = """

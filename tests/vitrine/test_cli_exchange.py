@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from feature_store import open_store
+from tests.feature_store.samples import files_of
 
 from .conftest import Run
 from .test_cli_extract import assert_same_tree
@@ -162,6 +163,24 @@ def test_exports_that_cannot_be_get_one_line(
     assert (ran.code, ran.out) == (2, "")
     assert message in ran.err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("to", ["npy", "parquet"])
+def test_an_export_never_replaces_a_store_or_a_folder_of_images(
+    vitrine: Run, tmp_path: Path, source: Path, to: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, images = tmp_path / "store", tmp_path / "images"
+    imported(vitrine, source, store)
+    images.mkdir()
+    (images / "a.png").write_bytes(b"pixels")
+    before = files_of(tmp_path)
+    monkeypatch.chdir(images)
+    for place in (store, store / "features", tmp_path, images, "."):
+        ran = vitrine("export", store, place, "--to", to, "--overwrite")
+        assert (ran.code, ran.out) == (2, "")
+        assert len(ran.err.splitlines()) == 1
+        assert "choose a" in ran.err
+    assert files_of(tmp_path) == before
 
 
 def test_a_url_is_no_place_for_an_export(vitrine: Run, tiny_store: Path) -> None:

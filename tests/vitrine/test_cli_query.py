@@ -15,7 +15,7 @@ import pytest
 
 from feature_store import FeatureSet, write_selection
 from feature_store.query.columns import column_batches
-from tests.feature_store.samples import all_tokens, fill_store, make_selection
+from tests.feature_store.samples import all_tokens, files_of, fill_store, make_selection
 
 from .conftest import Run, run_process
 
@@ -67,6 +67,34 @@ def test_parquet_holds_columns_and_tokens(vitrine: Run, store: FeatureSet, tmp_p
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_file_that_stands_there_is_kept_unless_it_may_be_replaced(
+    vitrine: Run, store: FeatureSet, tmp_path: Path
+) -> None:
+    path = tmp_path / "mine.csv"
+    path.write_text("mine\n")
+    for asked in ((), ("--nearest", "5")):
+        ran = vitrine("query", store.root.url, *asked, "-o", path)
+        assert (ran.code, ran.out) == (2, "")
+        assert "exists; choose another path, or pass --overwrite" in ran.err
+        assert path.read_text() == "mine\n"
+        path.with_name("mine.csv").write_text("mine\n")
+        assert vitrine("query", store.root.url, *asked, "-o", path, "--overwrite").code == 0
+        assert path.read_text() != "mine\n"
+        path.write_text("mine\n")
+
+
+def test_nothing_is_written_into_a_store(vitrine: Run, store: FeatureSet) -> None:
+    folder = Path(store.root.url)
+    before = files_of(folder)
+    (manifest,) = folder.glob("datasets/*/*/manifest.parquet")
+    for path in (manifest, folder / "new.parquet", manifest.parent / "new.csv"):
+        ran = vitrine("query", folder, "-o", path, "--overwrite")
+        assert (ran.code, ran.out) == (2, "")
+        assert "lies in the Vitrine store" in ran.err
+        assert len(ran.err.splitlines()) == 1
+    assert files_of(folder) == before
+
+
 def test_npy_holds_the_tokens_of_rows_that_have_some(vitrine: Run, store: FeatureSet, tmp_path: Path) -> None:
     path = tmp_path / "out.npy"
     done = vitrine("query", store.root.url, "--tokens", "cls", "-o", path, "--json").json
@@ -74,7 +102,9 @@ def test_npy_holds_the_tokens_of_rows_that_have_some(vitrine: Run, store: Featur
     assert done["rows_without_tokens"] == 2
     expected = np.delete(all_tokens(store.spec, 1, "cls"), _INVALID, axis=0)
     np.testing.assert_array_equal(np.load(path), expected)
-    vitrine("query", store.root.url, "--tokens", "patches", "--patches", "2", "--where", "false", "-o", path)
+    vitrine(
+        "query", store.root.url, "--tokens", "patches", "--patches", "2", "--where", "false", "-o", path, "--overwrite"
+    )
     assert np.load(path).shape == (0, 1, 3)
 
 
