@@ -34,7 +34,7 @@ def pretty_json(value: Any) -> bytes:
     return (json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
-def parse_json(data: bytes, *, name: str) -> dict[str, Any]:
+def parse_json(data: bytes, *, name: str, unique_names: bool = False) -> dict[str, Any]:
     """The JSON object in `data`, which may come from a stranger.
 
     What it returns can be written again: no NaN or infinity, no half of a surrogate pair, no nesting that would exhaust
@@ -43,6 +43,7 @@ def parse_json(data: bytes, *, name: str) -> dict[str, Any]:
     Args:
         data: the bytes of the file.
         name: what to call the file in an error.
+        unique_names: refuse an object that has a name twice, of which JSON's readers take the last in silence.
 
     Raises:
         CorruptError: too large, not JSON, nested deeper than `MAX_JSON_DEPTH`, or not an object.
@@ -50,7 +51,12 @@ def parse_json(data: bytes, *, name: str) -> dict[str, Any]:
     if len(data) > MAX_JSON_BYTES:
         raise too_large(name, len(data))
     try:
-        value = json.loads(data.decode("utf-8-sig"), parse_constant=_refuse_number, parse_float=_finite)
+        value = json.loads(
+            data.decode("utf-8-sig"),
+            parse_constant=_refuse_number,
+            parse_float=_finite,
+            object_pairs_hook=_with_unique_names if unique_names else None,
+        )
         if b"\\u" in data:
             canonical_json(value).encode()  # raises for half a surrogate pair
         deep = _is_deeper(value, MAX_JSON_DEPTH)
@@ -67,6 +73,15 @@ def parse_json(data: bytes, *, name: str) -> dict[str, Any]:
             f"{name} holds a JSON {type(value).__name__}, not an object. Restore it from a copy, or remove it."
         )
     return dict(value)
+
+
+def _with_unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for index, name in enumerate(names) if name in names[:index])
+        raise ValueError(f"the name {twice[:60]!r} stands there twice")
+    return value
 
 
 def too_large(name: str, size_bytes: int) -> CorruptError:

@@ -5,6 +5,7 @@ with a receipt is therefore on the disk, and one without is computed again, what
 object's content is a function of its name, so two writers of one shard do no harm, and no lock is needed.
 """
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeAlias
@@ -107,14 +108,27 @@ def create_feature_set(root: ObjectRoot, dataset: str, spec: FeatureSetSpec) -> 
         IdentityMismatchError: another identity or shape stands at the place, with every differing value.
         CorruptError: `spec` itself, or the record that stands there, is not one that could be read again.
     """
-    record = record_bytes(spec.to_json())
-    FeatureSetSpec.from_json(parse_record(record, name="the new feature set"))
-    folder = layout.feature_set_folder(dataset, spec)
-    path = f"{folder}/feature_set.json"
-    if not root.put_new(path, record):
+    folder = check_feature_set(root, dataset, spec)
+    if not root.put_new(f"{folder}/feature_set.json", record_bytes(spec.to_json())):
         require_same(read_spec(root, folder), spec)
     root.remove(f"{folder}/{layout.REMOVED_FILE}")  # whoever began a removal is overruled
     _write_array_metadata(root, folder, spec)
+    return folder
+
+
+def check_feature_set(root: ObjectRoot, dataset: str, spec: FeatureSetSpec) -> str:
+    """Refuse what `create_feature_set` would, and write nothing.
+
+    Returns:
+        The feature set's folder.
+
+    Raises:
+        IdentityMismatchError, CorruptError: as for `create_feature_set`.
+    """
+    FeatureSetSpec.from_json(parse_record(record_bytes(spec.to_json()), name="the new feature set"))
+    folder = layout.feature_set_folder(dataset, spec)
+    with contextlib.suppress(StoreNotFoundError):
+        require_same(read_spec(root, folder), spec)
     return folder
 
 

@@ -54,6 +54,7 @@ def export_features(subject: ExportSubject, to: str, place: Path, options: Expor
         raise ExportRefusedError(f"--to {to!r}: choose among {', '.join(FORMATS)}.")
     if how.patches and to not in _WITH_PATCH_ROWS:
         raise ExportRefusedError(f"--rows patches: {to} has a row a view; {' and '.join(_WITH_PATCH_ROWS)} can do it.")
+    absolute = place.absolute()  # now: the current folder may be the one that is replaced
     if to == "npy":
         write_npy(subject, place, overwrite=how.overwrite)
     elif to == "parquet":
@@ -71,5 +72,5 @@ def export_features(subject: ExportSubject, to: str, place: Path, options: Expor
             projection=how.projection,
             seed=how.seed,
         )
-    files = [place] if place.is_file() else [path for path in place.rglob("*") if path.is_file()]
+    files = [absolute] if absolute.is_file() else [path for path in absolute.rglob("*") if path.is_file()]
     return sum(path.stat().st_size for path in files)

@@ -49,7 +49,7 @@ def check_place(place: Path, *, folder: bool, overwrite: bool) -> Path:
     if os.path.lexists(real):
         reason = _why_it_stays(real, folder=folder)
         if reason is not None:
-            raise ExportRefusedError(f"{place} {reason}, which is never replaced; choose another path.")
+            raise ExportRefusedError(f"{place} {reason}, so it is never replaced; choose another path.")
         if not overwrite:
             raise ExportRefusedError(f"{place} exists; choose another path, or pass --overwrite to replace it.")
     if not real.parent.is_dir():

@@ -1,7 +1,7 @@
 """`manifest:FILE`: a user's own Parquet, CSV or JSON lines, which need no more than a column `uri`."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,7 @@ def open_manifest_file(path: Path, options: DatasetOptions, progress: Progress |
             check_row(row)
         except ManifestError as error:
             raise ManifestError(f"{path}, {_place(lines, index)}: {error}") from error
+    check_once(rows, lambda index: f"{path}, {_place(lines, index)}")
     spec = _with_class_names(dataset_spec(path.parent, options), table)
     if options.tile is not None and any(row.get("tile") is not None for row in rows):
         raise ManifestError(f"{path} has tiles of its own; leave out --tile {options.tile}, or the column 'tile'.")
@@ -192,6 +193,27 @@ def _with_class_names(spec: DatasetSpec, table: pa.Table) -> DatasetSpec:
             "dataset.json."
         )
     return spec
+
+
+def check_once(rows: Sequence[Row], place: Callable[[int], str]) -> None:
+    """Refuse a view that stands in a user's rows twice, as far as they tell.
+
+    Args:
+        rows: of the user.
+        place: what to call a row by its index.
+
+    Raises:
+        ManifestError: names both places.
+    """
+    first: dict[str, int] = {}
+    for index, row in enumerate(rows):
+        view = {name: row.get(name) for name in ("uri", "image_sha256", "tile", "transform")}
+        before = first.setdefault(repr(view), index)
+        if before != index:
+            raise ManifestError(
+                f"{place(index)}: a view of {row['uri']!r} stands in the manifest twice, first in "
+                f"{place(before).rpartition(', ')[2]}; remove one of the rows."
+            )
 
 
 def check_views(table: pa.Table, given: set[str]) -> None:

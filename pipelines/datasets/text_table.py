@@ -25,6 +25,13 @@ MAX_TEXT = 4096
 _MAX_LINE_BYTES = 16 << 20
 _ROWS_PER_BATCH = 8192
 _SHOWN_CHARACTERS = 60
+_MOST_NAMES = 1000
+# What to write in a column of structures, whose types say little to whoever writes a table by hand.
+_EXAMPLES = {
+    "tile": '{"x":0,"y":0,"width":120,"height":120}',
+    "transform": '{"name":"resize","parameters":"{\\"height\\":120,\\"width\\":120}"}',
+    "objects": '[{"box":{"x":4,"y":8,"width":30,"height":20},"instance_id":1,"category":0,"polygon":[4,8,34,8,34,28]}]',
+}
 _INTEGER_BITS = {pa.int32(): 32, pa.int64(): 64}
 Cells = dict[str, Any]
 
@@ -36,10 +43,12 @@ class TextTable:
     Attributes:
         table: the columns that were asked for and are there.
         lines: the number of each row's line, counted from 1.
+        names: the columns of the file, known or not.
     """
 
     table: pa.Table
     lines: Sequence[int]
+    names: Sequence[str]
 
 
 def read_text_table(path: Path, types: Mapping[str, pa.DataType], *, ignore_others: bool = False) -> TextTable:
@@ -78,7 +87,9 @@ def read_text_table(path: Path, types: Mapping[str, pa.DataType], *, ignore_othe
         batches.append(reader.batch(pending, lines))
     if not batches:
         raise ManifestError(f"{path} has no rows; it needs at least one below its header.")
-    return TextTable(table=_present(pa.Table.from_batches(batches), reader.seen), lines=lines)
+    return TextTable(
+        table=_present(pa.Table.from_batches(batches), reader.seen), lines=lines, names=tuple(reader.names)
+    )
 
 
 def _present(table: pa.Table, seen: set[str]) -> pa.Table:
@@ -91,6 +102,7 @@ class _Reader:
     def __init__(self, path: Path, types: Mapping[str, pa.DataType], *, ignore_others: bool) -> None:
         self._path, self._types, self._ignore_others = path, types, ignore_others
         self.seen: set[str] = set()
+        self.names: dict[str, None] = {}
 
     def csv_rows(self, file: IO[str]) -> Iterator[tuple[int, Cells]]:
         """The rows below the header, each with the number of its last line."""
@@ -125,7 +137,7 @@ class _Reader:
             if not text.strip():
                 continue
             try:
-                value = parse_json(text.encode("utf-8", "surrogatepass"), name="it")
+                value = parse_json(text.encode("utf-8", "surrogatepass"), name="it", unique_names=True)
             except CorruptError as error:
                 raise self._wrong(line, f"is not one JSON object: {str(error).partition('. ')[0]}") from error
             self._check_names(list(value), line)
@@ -147,6 +159,9 @@ class _Reader:
         if len(set(names)) != len(names):
             raise self._wrong(line, f"has a column twice among {names[:20]}; name each once")
         self.seen.update(name for name in names if name in self._types)
+        if len(self.names) < _MOST_NAMES:  # each line of JSON may bring others
+            self.names.update(dict.fromkeys(names))
+        self.names.update(dict.fromkeys(name for name in names if name in self._types))
 
     def _from_text(self, name: str, cell: str, line: int) -> Any:
         wanted = self._types[name]
@@ -158,7 +173,9 @@ class _Reader:
             if pa.types.is_floating(wanted):
                 return self._typed(name, float(cell.strip()), line)
             # As a member of an object, since a list alone is no record of Vitrine's.
-            return parse_json(f'{{"cell":{cell}}}'.encode("utf-8", "surrogatepass"), name="it")["cell"]
+            return parse_json(f'{{"cell":{cell}}}'.encode("utf-8", "surrogatepass"), name="it", unique_names=True)[
+                "cell"
+            ]
         except (ValueError, KeyError) as error:
             if isinstance(error, ManifestError):
                 raise
@@ -181,24 +198,25 @@ class _Reader:
         return value
 
     def batch(self, rows: list[Cells], lines: Sequence[int]) -> pa.RecordBatch:
-        """Rows as Arrow; where it refuses them, the first row that it refuses alone is named."""
+        """Rows as Arrow; where it refuses them, the first value that it refuses alone is named."""
         schema = pa.schema(list(self._types.items()))
         first = len(lines) - len(rows)
         try:
             return pa.RecordBatch.from_pylist(rows, schema=schema)
         except (pa.ArrowException, TypeError, ValueError, OverflowError):
             for place, row in enumerate(rows):
-                try:
-                    pa.RecordBatch.from_pylist([row], schema=schema)
-                except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
-                    reason = " ".join(str(error).split())
-                    raise self._wrong(lines[first + place], f"has values of the wrong form ({reason})") from error
+                for name, value in row.items():
+                    try:
+                        pa.array([value], self._types[name])
+                    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+                        raise self._wrong_value(name, value, lines[first + place]) from error
             raise
 
     def _wrong_value(self, name: str, value: Any, line: int) -> ManifestError:
         shown = repr(value) if isinstance(value, str) else json.dumps(value)
         shown = shown if len(shown) <= _SHOWN_CHARACTERS else f"{shown[:_SHOWN_CHARACTERS]}..."
-        return self._wrong(line, f"has {shown} in column {name!r}, which holds {self._types[name]}")
+        holds = f"values such as {_EXAMPLES[name]}" if name in _EXAMPLES else self._types[name]
+        return self._wrong(line, f"has {shown} in column {name!r}, which holds {holds}")
 
     def _wrong(self, line: int, what: str) -> ManifestError:
         return ManifestError(f"{self._path}, line {line} {what}.")

@@ -14,7 +14,7 @@ from feature_store.manifest import DatasetSpec, manifest_table
 from pipelines.datasets.assemble import Row, assemble_dataset
 from pipelines.datasets.dataset import Dataset, DatasetOptions
 from pipelines.datasets.description import dataset_spec, read_description
-from pipelines.datasets.manifest_file import CONTENT_KEY, check_row, check_views
+from pipelines.datasets.manifest_file import CONTENT_KEY, check_once, check_row, check_views
 from pipelines.datasets.scan import Progress, existing_folder
 from pipelines.imports.rows_file import number_labels
 from pipelines.imports.source_arrays import ImportRefusedError, Positions
@@ -57,6 +57,7 @@ def imported_dataset(
         ImportRefusedError: an image that cannot be read under the root, or masks without a root.
         ManifestError: a row breaks a rule, or a view stands there twice.
     """
+    options = replace(options, name=options.name or (_as_name(vectors.dataset) if vectors.dataset else None))
     rows = _relative(vectors.rows, root)
     folder = None if root is None else existing_folder(root, source=str(root))
     stated = options.classes or vectors.classes or (read_description(folder).get("classes") if folder else None)
@@ -66,9 +67,10 @@ def imported_dataset(
             check_row(row)
         except ManifestError as error:
             raise ManifestError(f"row {index} of the vectors: {error}") from error
+    check_once(rows, lambda index: f"row {index} of the vectors")
     given = {row["view_id"] for row in rows if row.get("view_id")}
     if folder is None:
-        name = options.name or _NO_NAME.sub("-", vectors.name).lstrip("._-")[:64] or "imported"
+        name = options.name or _as_name(vectors.name) or "imported"
         dataset = _without_images(rows, DatasetSpec(name=name, classes=classes, void=options.void))
     else:
         spec = dataset_spec(folder, replace(options, classes=classes or None))
@@ -78,6 +80,11 @@ def imported_dataset(
     places = {_key(row): index for index, row in enumerate(rows)}
     keys = dataset.table.select(["uri", "tile", "transform"]).to_pylist()
     return ImportedDataset(dataset=dataset, positions=np.array([places[_key(row)] for row in keys], dtype=np.int64))
+
+
+def _as_name(text: str) -> str | None:
+    """A text of a stranger's as the name of a dataset; None where nothing of it can be one."""
+    return _NO_NAME.sub("-", text).lstrip("._-")[:64] or None
 
 
 def _key(row: Row) -> _Key:

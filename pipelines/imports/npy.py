@@ -11,7 +11,7 @@ from feature_store.errors import CorruptError
 from feature_store.identity import TOKEN_KINDS, TokenKind
 from pipelines.imports.rows_file import read_rows
 from pipelines.imports.source_arrays import ImportRefusedError, NpyFile, SourceArray
-from pipelines.imports.vectors import ImportOptions, Vectors, kinds_of
+from pipelines.imports.vectors import ImportOptions, Vectors, kinds_of, stated_text
 
 ROWS_FILES = ("rows.csv", "rows.jsonl", "rows.parquet")
 EXPORT_RECORD = "export.json"
@@ -55,6 +55,7 @@ def open_npy(path: Path, options: ImportOptions) -> Vectors:
         rows=read_rows(rows, renamed=options.columns),
         classes=tuple(map(str, classes)) if isinstance(classes, list) else None,
         name=name,
+        dataset=stated_text(record, "dataset"),
     )
 
 
@@ -65,4 +66,4 @@ def _export_record(folder: Path) -> dict[str, Any]:
     try:
         return parse_json(path.read_bytes(), name=str(path))
     except CorruptError as error:
-        raise ImportRefusedError(f"{error} Or remove it: it only names the classes.") from error
+        raise ImportRefusedError(f"{error} Or remove it: it only names the dataset and its classes.") from error

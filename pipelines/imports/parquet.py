@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +13,7 @@ from feature_store.errors import CorruptError
 from pipelines.datasets.assemble import Row
 from pipelines.imports.rows_file import open_parquet, parquet_batches, read_rows, row_types
 from pipelines.imports.source_arrays import ImportRefusedError, Spool, Values
-from pipelines.imports.vectors import ImportOptions, Vectors, kinds_of
+from pipelines.imports.vectors import ImportOptions, Vectors, kinds_of, stated_text
 
 _USUAL_NAMES = ("vector", "embedding", "features", "vectors", "embeddings")
 _RECORD_KEY = b"vitrine"
@@ -37,7 +38,7 @@ def open_parquet_vectors(path: Path, options: ImportOptions) -> Vectors:
     try:
         with open_parquet(path) as file:
             column = _vector_column(path, file.schema_arrow, options.vectors)
-            classes = _stated_classes(path, file.schema_arrow)
+            record = _export_record(path, file.schema_arrow)
             types = {} if options.rows else row_types()
             batches = parquet_batches(
                 file, path, types=types, renamed=options.columns, extra=[column], rows_per_batch=_ROWS_PER_BATCH
@@ -55,17 +56,24 @@ def open_parquet_vectors(path: Path, options: ImportOptions) -> Vectors:
     if options.rows:
         rows = read_rows(options.rows, renamed=options.columns)
     arrays = kinds_of(spool, prefix_tokens=options.prefix_tokens)
-    return Vectors(layout="parquet", arrays=arrays, rows=rows, classes=classes, name=path.stem)
+    classes = record.get("classes")
+    return Vectors(
+        layout="parquet",
+        arrays=arrays,
+        rows=rows,
+        classes=tuple(map(str, classes)) if isinstance(classes, list) and classes else None,
+        name=path.stem,
+        dataset=stated_text(record, "dataset"),
+    )
 
 
-def _stated_classes(path: Path, schema: pa.Schema) -> tuple[str, ...] | None:
-    """The class names that `vitrine export` leaves in the file."""
+def _export_record(path: Path, schema: pa.Schema) -> dict[str, Any]:
+    """What `vitrine export` leaves in the file."""
     record = (schema.metadata or {}).get(_RECORD_KEY)
     try:
-        classes = None if record is None else parse_json(record, name=f"{path}: its record")["classes"]
-    except (CorruptError, KeyError):
-        return None  # somebody else's, who uses the same key
-    return tuple(map(str, classes)) if isinstance(classes, list) and classes else None
+        return {} if record is None else parse_json(record, name=f"{path}: its record")
+    except CorruptError:
+        return {}  # somebody else's, who uses the same key
 
 
 def _vector_column(path: Path, schema: pa.Schema, stated: str | None) -> str:

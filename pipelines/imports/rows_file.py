@@ -16,6 +16,7 @@ from pipelines.imports.source_arrays import ImportRefusedError
 
 _ROWS_PER_BATCH = 8192
 _MOST_DIGITS = 9
+_SHOWN_COLUMNS = 20
 
 
 def row_types() -> dict[str, pa.DataType]:
@@ -34,7 +35,8 @@ def read_rows(path: Path, *, renamed: Mapping[str, str] | None = None, only: Seq
         only: the manifest's columns to take; None for all that are there.
 
     Raises:
-        ImportRefusedError: no such file, over the bounds, or a value of the wrong type.
+        ImportRefusedError: no such file, over the bounds, a column of `renamed` that it lacks, or a value of the wrong
+            type.
         ManifestError: a line that is not of its form, with its number.
     """
     if not path.is_file():
@@ -43,7 +45,9 @@ def read_rows(path: Path, *, renamed: Mapping[str, str] | None = None, only: Seq
     types = {name: kind for name, kind in row_types().items() if only is None or name in only}
     if path.suffix.lower() in TEXT_SUFFIXES:
         wanted = {renamed.get(name, name): kind for name, kind in types.items()}
-        table = read_text_table(path, wanted, ignore_others=True).table
+        read = read_text_table(path, wanted, ignore_others=True)
+        _require_columns(path, read.names, renamed)
+        table = read.table
         back = {source: name for name, source in renamed.items()}
         return table.rename_columns([back.get(name, name) for name in table.column_names]).to_pylist()  # type: ignore[no-any-return]
     rows: list[Row] = []
@@ -82,9 +86,12 @@ def parquet_batches(
     """Batches of the manifest's columns under their own names, and of the columns `extra`.
 
     Raises:
-        ImportRefusedError: a column of a type that does not become the manifest's, or a text beyond its bound.
+        ImportRefusedError: a column of `renamed` that the file lacks, one whose type does not become the manifest's, or
+            a text beyond its bound.
     """
     names = file.schema_arrow.names
+    if types:
+        _require_columns(path, names, renamed)
     sources = {renamed.get(name, name): (name, kind) for name, kind in types.items()}
     wanted = {source: target for source, target in sources.items() if source in names}
     for batch in file.iter_batches(batch_size=rows_per_batch, columns=[*wanted, *extra]):
@@ -93,6 +100,17 @@ def parquet_batches(
             columns.append(_cast(batch[source], kind, path, source))
             out.append(name)
         yield pa.RecordBatch.from_arrays([*columns, *(batch[name] for name in extra)], names=[*out, *extra])
+
+
+def _require_columns(path: Path, names: Sequence[str], renamed: Mapping[str, str]) -> None:
+    """Refuse a file without a column that another is to be taken from."""
+    for name, source in renamed.items():
+        if source not in names:
+            listed = ", ".join(map(repr, names[:_SHOWN_COLUMNS])) + (", ..." if len(names) > _SHOWN_COLUMNS else "")
+            raise ImportRefusedError(
+                f"{path} has no column {source[:60]!r} to take {name} from; it has {listed[:1000]}. Name one of them "
+                f"with --column {name}=..."
+            )
 
 
 def _cast(column: pa.Array, kind: pa.DataType, path: Path, name: str) -> pa.Array:

@@ -4,7 +4,7 @@ import hashlib
 import platform
 import secrets
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -29,11 +29,12 @@ from feature_store import (
 )
 from feature_store.arrays import row_bytes
 from feature_store.layout import run_file
+from feature_store.manifest import views_digest
 from feature_store.objects import ObjectRoot, crc32c
 from feature_store.records import write_record
 from feature_store.shards import ROWS_PER_CHUNK
 from feature_store.storage import STORAGE_DTYPES
-from feature_store.writer import committed_receipts
+from feature_store.writer import check_feature_set, committed_receipts
 from pipelines.cost import Cost, require_space
 from pipelines.extract import NON_FINITE
 from pipelines.imports.dataset import ImportedDataset
@@ -147,8 +148,10 @@ def import_vectors(
             )
         root = create_store(store)
         dataset = imported.dataset
-        stored = register_dataset(root, dataset.spec, dataset.table, dataset.iter_masks())
-        spec = _final(draft, stored.views_digest, digested.sha256)
+        spec = _final(draft, views_digest(dataset.table), digested.sha256)
+        # Before anything is registered: a refused import must not put its annotations in force.
+        _require_room(root, dataset.spec.name, spec)
+        register_dataset(root, dataset.spec, dataset.table, dataset.iter_masks())
         outcome = _commit(_Work(root, vectors, imported, spec, digested), progress)
     return replace(outcome, interrupted=stop.number if outcome.committed + outcome.already < outcome.total else None)
 
@@ -250,7 +253,6 @@ def _commit(work: _Work, progress: Progress | None) -> ImportOutcome:
     root.sweep_partials(folder)
     receipts = committed_receipts(root, folder, spec)
     missing = missing_shards(shards, receipts)
-    _require_space(root, spec, missing)
     run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
     record = _run_record(folder, spec, work.vectors.layout, len(missing))
     if missing:
@@ -295,7 +297,10 @@ def _commit_shard(work: _Work, folder: str, shard: Shard) -> None:
     write_shard(work.root, folder, spec, shard, {(layer, kind): rows for kind, rows in values.items()}, invalid)
 
 
-def _require_space(root: ObjectRoot, spec: FeatureSetSpec, missing: Sequence[Shard]) -> None:
+def _require_room(root: ObjectRoot, dataset: str, spec: FeatureSetSpec) -> None:
+    """Refuse a feature set that does not fit what stands in its place, or whose shards the disk cannot take."""
+    folder = check_feature_set(root, dataset, spec)
+    missing = missing_shards(shards_of(spec.n_rows, spec.rows_per_shard), committed_receipts(root, folder, spec))
     if not missing:
         return
     place = root.local_path("")

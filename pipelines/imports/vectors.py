@@ -4,8 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isqrt
 from pathlib import Path
+from typing import Any
 
 from feature_store.identity import TOKEN_KINDS, TokenKind
+from feature_store.manifest import MANIFEST_SCHEMA
 from pipelines.datasets.assemble import Row
 from pipelines.imports.source_arrays import ImportRefusedError, SliceOfTokens, SourceArray
 
@@ -32,6 +34,14 @@ class ImportOptions:
     batched: bool = False
     root: Path | None = None
 
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.columns if name not in MANIFEST_SCHEMA.names]
+        if unknown:
+            raise ImportRefusedError(
+                f"--column {unknown[0][:60]}={self.columns[unknown[0]][:60]}: a manifest has no column "
+                f"{unknown[0][:60]!r}; it has {', '.join(MANIFEST_SCHEMA.names)}. Write the manifest's column first."
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Vectors:
@@ -43,6 +53,7 @@ class Vectors:
         rows: columns of the manifest by name, one dictionary a vector; `label` may be a class name.
         classes: names of the classes where the layout itself lists them.
         name: what to call the dataset when nobody says.
+        dataset: the name of the dataset where the layout itself states it, as Vitrine's exports do.
     """
 
     layout: str
@@ -50,6 +61,7 @@ class Vectors:
     rows: Sequence[Row]
     classes: tuple[str, ...] | None = None
     name: str = "imported"
+    dataset: str | None = None
 
     def __post_init__(self) -> None:
         for kind, array in self.arrays.items():
@@ -83,10 +95,15 @@ class Vectors:
         """The (height, width) of the patch lattice: as stated, or the square that the patches fill; (1, 1) without any.
 
         Raises:
-            ImportRefusedError: the patches do not fill it.
+            ImportRefusedError: the patches do not fill it, or one is stated where there are no patches.
         """
         if "patches" not in self.arrays:
-            return stated or (1, 1)
+            if stated is not None:
+                raise ImportRefusedError(
+                    f"--grid {stated[0]}x{stated[1]} has no meaning here: {self.arrays[self.kinds[0]].name} has no "
+                    "patches. Leave it out."
+                )
+            return 1, 1
         n_patches = self.arrays["patches"].row_shape[0]
         side = isqrt(n_patches)
         height, width = stated or (side, side)
@@ -128,3 +145,9 @@ def kinds_of(array: SourceArray, *, prefix_tokens: int = 0) -> dict[TokenKind, S
     if prefix_tokens > 1:
         kinds["registers"] = SliceOfTokens(array, slice(1, prefix_tokens))
     return kinds
+
+
+def stated_text(record: Mapping[str, Any], name: str) -> str | None:
+    """What an export's record says under a name, where that is a text."""
+    value = record.get(name)
+    return value if isinstance(value, str) and value else None

@@ -364,7 +364,7 @@ def test_no_folder_but_an_exports_gives_way(tmp_path: Path, features: FeatureSet
     (tmp_path / "link").symlink_to(tmp_path / "images")
     before = samples.files_of(tmp_path)
     for name in ("holds", "images", "forged", "link", "images/..", "images/."):
-        with pytest.raises(ExportRefusedError, match="which is never replaced; choose another path"):
+        with pytest.raises(ExportRefusedError, match="so it is never replaced; choose another path"):
             export_features(ExportSubject(features), to, tmp_path / name, ExportOptions(overwrite=True))
     assert samples.files_of(tmp_path) == before
 
@@ -391,7 +391,8 @@ def test_the_current_folder_is_replaced_where_an_export_wrote_it(
     before = (tmp_path / "out" / "rows.csv").read_bytes()
     monkeypatch.chdir(tmp_path / "out")
     few = ExportSubject(features, rows=np.arange(3))
-    export_features(few, "npy", Path(), ExportOptions(overwrite=True))
+    written = export_features(few, "npy", Path(), ExportOptions(overwrite=True))
+    assert written == sum(map(len, samples.files_of(tmp_path / "out").values()))
     assert (tmp_path / "out" / "rows.csv").read_bytes() != before
 
 

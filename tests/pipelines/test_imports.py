@@ -4,8 +4,10 @@ import csv
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,11 +19,13 @@ from PIL import Image
 
 from evaluators import KnnParameters, Subject, evaluate_knn, evaluate_linear
 from evaluators.linear_probe import LinearParameters
-from feature_store import FeatureSet, StoreError, open_store
+from feature_store import FeatureSet, IdentityMismatchError, StoreError, open_store
+from feature_store.exports import ExportSubject, export_features
 from pipelines.datasets import DatasetOptions, open_dataset
 from pipelines.imports import (
     ImportOptions,
     ImportOutcome,
+    ImportRefusedError,
     ImportStatement,
     import_vectors,
     imported_dataset,
@@ -29,6 +33,7 @@ from pipelines.imports import (
 )
 from pipelines.imports import run as run_module
 from pipelines.stopping import stop_requested
+from tests.feature_store.samples import files_of
 
 N, WIDTH = 40, 6
 CLASSES = ("cat", "dog")
@@ -421,7 +426,7 @@ def hostile_pt(folder: Path) -> str:
         (lambda folder: npy(folder, vectors(), [{"split": "train"}] * N), r"row 0 of the vectors: a row has no uri"),
         (
             lambda folder: npy(folder, vectors(), [{"uri": "a.png"}] * N),
-            r"a view of 'a\.png' stands in the manifest tw",
+            r"row 1 of the vectors: a view of 'a\.png' stands .* twice, first in row 0 of the vectors",
         ),
         (lambda folder: npy(folder, vectors(), [{"uri": f"../{i}.png"} for i in range(N)]), r"not inside the dataset"),
         (
@@ -466,6 +471,60 @@ def test_what_does_not_fit_is_refused_and_no_store_is_made(
     with pytest.raises((StoreError, ValueError), match=message):
         run(source(tmp_path / "in"), tmp_path / "store")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"foo": "uri"}, r"--column foo=uri: a manifest has no column 'foo'; it has view_id, image_sha256, uri"),
+        ({"uri": "nope"}, r"has no column 'nope' to take uri from; it has 'uri', 'split', 'label'\. Name one of them"),
+    ],
+)
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_a_column_that_is_not_there_is_named_with_those_that_are(
+    tmp_path: Path, columns: dict[str, str], message: str, suffix: str
+) -> None:
+    np.save(tmp_path / "v.npy", vectors())
+    table = tmp_path / f"rows.{suffix}"
+    if suffix == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows()), table)
+    elif suffix == "csv":
+        write_csv(table, rows())
+    else:
+        table.write_text("\n".join(map(json.dumps, rows())))
+    with pytest.raises(ImportRefusedError, match=message):
+        open_vectors(f"npy:{tmp_path / 'v.npy'}", ImportOptions(rows=table, columns=columns))
+
+
+def test_a_grid_for_vectors_without_patches_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ImportRefusedError, match=r"--grid 3x3 has no meaning here: .*v\.npy has no patches"):
+        run(as_npy(tmp_path), tmp_path / "store", grid=(3, 3))
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_refused_import_leaves_the_annotations_in_force(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.save(tmp_path / "v.npy", tokens()[:, 3:])
+    source = f"npy:{tmp_path / 'v.npy'}"
+    write_csv(tmp_path / "v.csv", rows())
+    run(source, tmp_path / "store", grid=(2, 4))
+    before = files_of(tmp_path / "store")
+    write_csv(tmp_path / "v.csv", [{**row, "label": CLASSES[0]} for row in rows()])
+    with pytest.raises(IdentityMismatchError, match="grid"):
+        run(source, tmp_path / "store", grid=(4, 2))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1))
+    with pytest.raises(StoreError, match="free"):
+        run(source, tmp_path / "store", model="another", grid=(2, 4))
+    assert files_of(tmp_path / "store") == before
+
+
+@pytest.mark.parametrize("to", ["npy", "parquet"])
+def test_an_export_comes_back_under_the_name_of_its_dataset(tmp_path: Path, to: str) -> None:
+    _, features = run(as_npy(tmp_path), tmp_path / "store")
+    place = tmp_path / ("out" if to == "npy" else "out.parquet")
+    export_features(ExportSubject(features), to, place)
+    found = open_vectors(f"{to}:{place}")
+    assert imported_dataset(found, DatasetOptions(), root=None).dataset.spec.name == "pets"
+    assert imported_dataset(found, DatasetOptions(name="mine"), root=None).dataset.spec.name == "mine"
 
 
 def test_images_that_cannot_be_read_under_the_root_are_counted(tmp_path: Path, scenes: Path) -> None:

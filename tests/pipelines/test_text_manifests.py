@@ -91,7 +91,17 @@ def test_a_byte_order_mark_and_blank_lines_are_no_content(folder: Path) -> None:
         ("x.csv", "uri\n", r"has no rows"),
         ("x.csv", "", r"has no rows"),
         ("x.csv", "uri,tile\na.png,[1\n", r"line 2 has '\[1' in column 'tile'"),
-        ("x.csv", 'uri,tile\na.png,"{""x"":""left""}"\n', r"line 2 has values of the wrong form"),
+        (
+            "x.csv",
+            'uri,tile\na.png,"{""x"":""left""}"\n',
+            r"""in column 'tile', which holds values such as {"x":0,"y":""",
+        ),
+        ("x.csv", "uri,tile\na.png,5\n", r"""line 2 has 5 in column 'tile', which holds values such as {"x":0"""),
+        ("x.jsonl", '{"uri":"a.png","objects":[7]}\n', r"""line 1 has \[7\] in column 'objects'.* such as \[{"box":"""),
+        ("x.jsonl", '{"uri":"a.png"}\n{"uri":"b.png","uri":"c.png"}\n', r"line 2 is not .* 'uri' stands there twice"),
+        ("x.jsonl", '{"uri":"a.png","tile":{"x":1,"x":2}}\n', r"line 1 is not one JSON object: .* 'x' stands there tw"),
+        ("x.csv", 'uri,tile\na.png,"{""x"":1,""x"":2}"\n', r"line 2 has '{\"x\":1,\"x\":2}' in column 'tile'"),
+        ("x.csv", "uri\nb.png\n\na.png\nb.png\n", r"line 5: a view of 'b\.png' stands .* twice, first in line 2"),
         ("x.csv", 'uri\n"a.png"x\n', r"line 2 is not CSV"),
         ("x.csv", "uri\na\0.png\n", r"line 2 holds a NUL"),
         ("x.csv", b"uri\n\xff\xfe.png\n", r"is not UTF-8"),
@@ -111,6 +121,13 @@ def test_a_byte_order_mark_and_blank_lines_are_no_content(folder: Path) -> None:
 def test_what_is_wrong_is_named_with_its_line(folder: Path, name: str, text: str | bytes, message: str) -> None:
     with pytest.raises(ManifestError, match=message):
         opened(written(folder / name, text))
+
+
+@pytest.mark.parametrize("column", ["tile", "transform", "objects"])
+def test_the_examples_in_messages_are_values_of_their_columns(folder: Path, column: str) -> None:
+    example = text_table._EXAMPLES[column]
+    line = f'{{"uri":"a.png","image_sha256":"{"0" * 64}","{column}":{example}}}\n'
+    assert opened(written(folder / "x.jsonl", line)).table[column][0].as_py() is not None
 
 
 def test_rows_and_bytes_are_bounded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
