@@ -17,6 +17,11 @@ _WRAPPERS = ("model", "state_dict")
 _REASON_CHARACTERS = 160
 # What torch's refusal says of a file that is a pickle at all; other bytes are no checkpoint.
 _HOLDS_OBJECTS = ("Unsupported global", "unsupported GLOBAL", "not an allowed global", "Unsupported class")
+_EXPECTED = "give a file that torch.save (.pt, .pth) or safetensors (.safetensors) wrote"
+_EMPTY, _TEXT = "an empty file", "a text file"
+_HEAD_BYTES = 512
+# Printable, or white space, or a part of a letter in UTF-8.
+_TEXT_BYTES = {*range(0x20, 0x7F), *b"\t\n\r\f", *range(0xC2, 0xF5), *range(0x80, 0xC0)}
 
 
 class BackboneError(ValueError):
@@ -89,9 +94,7 @@ def load_tensors(path: Path, *, what: str = "weights", device: str = "cpu") -> A
     except pickle.UnpicklingError as error:
         reason = next((line for line in str(error).splitlines() if any(words in line for words in _HOLDS_OBJECTS)), "")
         if not reason:
-            raise BackboneError(
-                f"{what} {path} are not a checkpoint; give a .pt, .pth or .safetensors file."
-            ) from error
+            raise BackboneError(f"{what} {path} are not a checkpoint but {_kind(path)}; {_EXPECTED}.") from error
         raise BackboneError(
             f"{what} {path} hold objects other than tensors, which loading would execute "
             f"({reason.strip()[:_REASON_CHARACTERS]}); save its tensors alone, best as .safetensors."
@@ -99,8 +102,22 @@ def load_tensors(path: Path, *, what: str = "weights", device: str = "cpu") -> A
     except BackboneError:
         raise
     except Exception as error:  # torch's reader lets hostile bytes raise anything, an IndexError for one
+        kind = _kind(path)
+        if kind in {_EMPTY, _TEXT}:
+            raise BackboneError(f"{what} {path} are not a checkpoint but {kind}; {_EXPECTED}.") from error
         reason = next(iter(str(error).splitlines()), type(error).__name__)[:_REASON_CHARACTERS]
         raise BackboneError(f"{what} {path} are not a readable checkpoint ({reason}); fetch the file again.") from error
+
+
+def _kind(path: Path) -> str:
+    """What a file that is no checkpoint is instead, as its first bytes tell."""
+    with path.open("rb") as file:
+        head = file.read(_HEAD_BYTES)
+    if not head:
+        return _EMPTY
+    if head[:1] == b"\x80":
+        return "a pickle that torch.save did not write"
+    return _TEXT if all(byte in _TEXT_BYTES for byte in head) else "bytes of another format"
 
 
 def _safetensors_shapes(path: Path) -> dict[str, torch.Tensor]:

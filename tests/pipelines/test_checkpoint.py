@@ -97,6 +97,23 @@ def test_other_bytes_are_no_checkpoint(tmp_path: Path, name: str, content: bytes
         read_state(tmp_path / name)
 
 
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (b"", "an empty file"),
+        ("version https://git-lfs.github.com/spec/v1\né".encode(), "a text file"),
+        (b"each line of it\n", "a text file"),
+        (pickle.dumps({"a": [1.0]}, protocol=4), "a pickle that torch.save did not write"),
+        (b"\0\1\2\3", "bytes of another format"),
+    ],
+)
+def test_what_a_file_is_instead_of_a_checkpoint_is_said(tmp_path: Path, content: bytes, kind: str) -> None:
+    path = tmp_path / "weights.pth"
+    path.write_bytes(content)
+    with pytest.raises(BackboneError, match=f"are not a checkpoint but {kind}; give a file that torch.save"):
+        read_state(path)
+
+
 @pytest.mark.parametrize("zipped", [True, False])
 def test_a_truncated_checkpoint_is_refused(tmp_path: Path, tensors: dict[str, torch.Tensor], zipped: bool) -> None:
     (tmp_path / "weights.pth").write_bytes(truncated(tensors, _use_new_zipfile_serialization=zipped))
