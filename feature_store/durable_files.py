@@ -124,7 +124,9 @@ def _partials(folder: Path, *, recursive: bool) -> Iterator[Path]:
     for parent, folders, names in os.walk(folder):
         if not recursive:
             folders.clear()
-        yield from (Path(parent, name) for name in names if name.endswith(PARTIAL_SUFFIX))
+        found = (Path(parent, name) for name in names if name.endswith(PARTIAL_SUFFIX))
+        # Of links and pipes nobody knows where they lead, and to open a pipe may wait for ever.
+        yield from (partial for partial in found if partial.is_file() and not partial.is_symlink())
 
 
 def make_folder(folder: Path, *, root: Path) -> None:

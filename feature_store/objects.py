@@ -11,7 +11,7 @@ import stat
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import google_crc32c
 import numpy as np
@@ -31,6 +31,7 @@ from feature_store.errors import CorruptError, StoreError, StoreNotFoundError
 # To the last @ of the host's part: a password may hold one too.
 _CREDENTIALS = re.compile(r"(?<=://)[^/]*@")
 _QUERY = re.compile(r"[?#].*$")
+_FILE, _FOLDER = "file", "folder"
 # What file systems allow; a name of the store's own is far shorter.
 _MAX_NAME_BYTES, _MAX_PATH_CHARACTERS = 255, 2048
 
@@ -85,7 +86,10 @@ class ObjectRoot:
         raise NotImplementedError
 
     def list(self, folder: str) -> list[str]:
-        """Sorted names directly in `folder`, files and folders; empty where there is no folder."""
+        """Sorted names directly in `folder`, of files and folders; empty where there is no folder.
+
+        Links, pipes and the like are passed over, see `strays`.
+        """
         raise NotImplementedError
 
     def put(self, path: str, parts: Sequence[Buffer]) -> None:
@@ -111,8 +115,12 @@ class ObjectRoot:
         """The path and size in bytes of every object under `folder`, at any depth, in the order of paths."""
         raise NotImplementedError
 
+    def strays(self, folder: str) -> Iterator[tuple[str, str]]:
+        """The path and the kind of whatever is neither file nor folder under `folder`, at any depth: links, pipes."""
+        return iter(())
+
     def remove(self, path: str) -> None:
-        """Remove an object, so that it stays removed; nothing happens where there is none."""
+        """Remove an object, so that it stays removed, of a link the link; nothing happens where there is none."""
         raise NotImplementedError
 
     def tidy(self, folder: str) -> None:
@@ -138,6 +146,8 @@ class ObjectRoot:
 
     def move(self, path: str, to: str) -> None:
         """Give an object another name, over any other of that name; at no instant is its content under neither.
+
+        A link is renamed, not what it leads to.
 
         Raises:
             StoreNotFoundError: there is none.
@@ -173,31 +183,53 @@ class LocalRoot(ObjectRoot):
 
     def local_path(self, path: str) -> Path:
         """Where the object is; never outside the root, symlinks resolved."""
-        place = self._root / path
+        self._inside(path, path)
+        return self._root / path
+
+    def _inside(self, path: str, followed: str) -> None:
+        """Refuse a `path` of which the part `followed` leads out of the root, symlinks resolved."""
         try:
             if max(map(len, os.fsencode(path).split(b"/"))) > _MAX_NAME_BYTES or len(path) > _MAX_PATH_CHARACTERS:
                 raise ValueError("too long")
-            resolved = place.resolve()
+            resolved = (self._root / followed).resolve()
         except (RuntimeError, ValueError, OSError) as error:  # a loop of links, a NUL, a name beyond all bounds
             raise CorruptError(
                 f"{path[:200]!r} cannot be a path in {self._root} ({error}); fix the name or remove the link."
             ) from error
         if resolved != self._root and self._root not in resolved.parents:
             raise CorruptError(f"{path[:200]!r} leads out of the store {self._root}; remove the link or fix the name.")
-        return place
+
+    def _own_place(self, path: str) -> Path:
+        """Where the entry of this name is; what it leads to, when it is a link, does not matter."""
+        self._inside(path, path.rpartition("/")[0])
+        if path.rpartition("/")[2] in {"", ".", ".."}:
+            raise CorruptError(f"{path[:200]!r} names nothing in {self._root}; fix the name.")
+        return self._root / path
 
     def read(self, path: str, *, max_bytes: int | None = None) -> bytes:
         """See `ObjectRoot.read`."""
         try:
-            with self.local_path(path).open("rb") as file:
+            with self._open(path) as file:
                 return file.read(-1 if max_bytes is None else max_bytes)
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
             raise self.not_found(path) from error
 
+    def _open(self, path: str) -> BinaryIO:
+        """The file at `path`, for reading; a pipe has nobody at its other end, and is not waited for.
+
+        Raises:
+            FileNotFoundError: there is none, or it is no regular file.
+        """
+        file = open(self.local_path(path), "rb", opener=_open_at_once)  # noqa: SIM115
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            file.close()
+            raise FileNotFoundError(path)
+        return file
+
     def read_range(self, path: str, start: int, stop: int) -> bytes:
         """See `ObjectRoot.read_range`."""
         try:
-            with self.local_path(path).open("rb") as file:
+            with self._open(path) as file:
                 file.seek(start)
                 data = file.read(stop - start)
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
@@ -220,7 +252,8 @@ class LocalRoot(ObjectRoot):
     def list(self, folder: str) -> list[str]:
         """See `ObjectRoot.list`."""
         try:
-            return sorted(entry.name for entry in self.local_path(folder).iterdir())
+            with os.scandir(self.local_path(folder)) as entries:
+                return sorted(entry.name for entry in entries if _kind(entry) in {_FILE, _FOLDER})
         except (FileNotFoundError, NotADirectoryError):
             return []
 
@@ -255,9 +288,20 @@ class LocalRoot(ObjectRoot):
                     found.append((place.relative_to(self._root).as_posix(), status.st_size))
         yield from sorted(found)
 
+    def strays(self, folder: str) -> Iterator[tuple[str, str]]:
+        """See `ObjectRoot.strays`."""
+        waiting = [folder]
+        while waiting:
+            inside = waiting.pop()
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                with os.scandir(self.local_path(inside)) as entries:
+                    found = [(f"{inside}/{entry.name}".lstrip("/"), _kind(entry)) for entry in entries]
+                waiting += [path for path, kind in found if kind == _FOLDER]
+                yield from ((path, kind) for path, kind in found if kind not in {_FILE, _FOLDER})
+
     def remove(self, path: str) -> None:
         """See `ObjectRoot.remove`."""
-        place = self.local_path(path)
+        place = self._own_place(path)
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             place.unlink()
             sync_folder(place.parent)
@@ -269,7 +313,7 @@ class LocalRoot(ObjectRoot):
     def join_writers(self, path: str) -> None:
         """See `ObjectRoot.join_writers`."""
         if self._shared is None:
-            self._shared = os.open(self.local_path(path), os.O_RDONLY)
+            self._shared = os.open(self.local_path(path), os.O_RDONLY | os.O_NONBLOCK)
             weakref.finalize(self, os.close, self._shared)
             share(self._shared)
 
@@ -284,9 +328,9 @@ class LocalRoot(ObjectRoot):
                 share(self._shared)
             return
         try:
-            descriptor = os.open(self.local_path(path), os.O_RDONLY)
-        except FileNotFoundError:
-            yield True  # no writer can join without it
+            descriptor = os.open(self.local_path(path), os.O_RDONLY | os.O_NONBLOCK)
+        except (FileNotFoundError, CorruptError):
+            yield True  # no writer can join without it, nor by a link that leads away
             return
         try:
             yield take_alone(descriptor)
@@ -295,7 +339,7 @@ class LocalRoot(ObjectRoot):
 
     def move(self, path: str, to: str) -> None:
         """See `ObjectRoot.move`."""
-        source, target = self.local_path(path), self.local_path(to)
+        source, target = self._own_place(path), self._own_place(to)
         make_folder(target.parent, root=self._root)
         try:
             source.rename(target)
@@ -307,6 +351,18 @@ class LocalRoot(ObjectRoot):
     def zarr_store(self, path: str) -> Any:
         """See `ObjectRoot.zarr_store`."""
         return str(self.local_path(path))
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def _kind(entry: "os.DirEntry[str]") -> str:
+    if entry.is_symlink():
+        return "link"
+    if entry.is_dir(follow_symlinks=False):
+        return _FOLDER
+    return _FILE if entry.is_file(follow_symlinks=False) else "pipe, socket or device"
 
 
 def crc32c(parts: Iterable[Buffer], start: int = 0) -> int:

@@ -23,6 +23,7 @@ from feature_store.query.rows import BLOCK_BYTES, RowQueries
 from feature_store.receipts import InvalidRow, Receipt
 from feature_store.receipts_index import read_index
 from feature_store.roots import open_root
+from feature_store.runs import latest_runs
 from feature_store.shards import Shard, missing_shards, shards_of
 from feature_store.storage import INT8
 from feature_store.token_reader import RowNumbers, Rows, StatedChecksums, TokenReader, missing_object
@@ -64,8 +65,14 @@ class FeatureStore:
             f"{dataset}/{model}"
             for dataset in self.root.list(layout.FEATURES)
             for model in self.root.list(f"{layout.FEATURES}/{dataset}")
-            if self.root.exists(f"{layout.FEATURES}/{dataset}/{model}/feature_set.json")
+            if self._has_record(f"{layout.FEATURES}/{dataset}/{model}")
         ]
+
+    def _has_record(self, folder: str) -> bool:
+        try:
+            return self.root.exists(f"{folder}/feature_set.json")
+        except CorruptError:
+            return False  # a link that leads out of the store: for `verify` to name, and in nobody else's way
 
     def features(self, name: str | None = None, *, partial: bool = False) -> "FeatureSet":
         """One feature set.
@@ -81,16 +88,17 @@ class FeatureStore:
         """
         return FeatureSet(self.root, self.resolve(name), partial=partial)
 
-    def resolve(self, name: str | None = None) -> str:
+    def resolve(self, name: str | None = None, *, way_out: str = "name one with --features") -> str:
         """The whole name of one feature set.
 
         Args:
             name: the whole name, `dataset/model`, a dataset, a model, or the first digits of a digest, as long as
                 only one feature set fits; None where the store has only one.
+            way_out: what to tell somebody whose name fits several.
 
         Raises:
             StoreNotFoundError: none fits.
-            StoreError: several fit; the error lists them.
+            StoreError: several fit; the error lists them, those extracted last first.
         """
         names = self.names()
         exact = [full for full in names if full == name]
@@ -100,8 +108,14 @@ class FeatureStore:
             asked = "no feature set" if name is None else f"no feature set fits {name!r}"
             raise StoreNotFoundError(f"{asked} in {self.url} (there: {there}). `vitrine extract` makes one.")
         if len(fitting) > 1:
-            raise StoreError(f"{len(fitting)} feature sets fit; name one with --features: {', '.join(fitting)}.")
+            raise StoreError(f"{len(fitting)} feature sets fit; {way_out}: {', '.join(self._by_age(fitting))}.")
         return fitting[0]
+
+    def _by_age(self, names: list[str]) -> list[str]:
+        """The names, newest first and marked; those of which no run tells come last."""
+        runs = latest_runs(self.root)
+        known = sorted((name for name in names if name in runs), key=lambda name: runs[name], reverse=True)
+        return [f"{name} (newest)" for name in known[:1]] + known[1:] + [name for name in names if name not in runs]
 
 
 def _fits(full: str, name: str) -> bool:

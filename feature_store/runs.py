@@ -1,10 +1,11 @@
 """The records of runs: outside `features/`, since they hold times, hosts and versions."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 from feature_store.errors import CorruptError, StoreNotFoundError
 from feature_store.identity import FeatureSetSpec
-from feature_store.layout import RUNS
+from feature_store.layout import FEATURES, RUNS
 from feature_store.objects import ObjectRoot
 from feature_store.records import read_record
 
@@ -17,7 +18,7 @@ def earlier_environments(root: ObjectRoot, feature_set: str) -> list[dict[str, A
     not.
     """
     found: list[dict[str, Any]] = []
-    for run_id in root.list(RUNS):
+    for run_id in _run_ids(root):
         try:
             record = read_record(root, f"{RUNS}/{run_id}/run.json")
         except (CorruptError, StoreNotFoundError):
@@ -31,6 +32,37 @@ def earlier_environments(root: ObjectRoot, feature_set: str) -> list[dict[str, A
     return found
 
 
+def latest_runs(root: ObjectRoot) -> dict[str, str]:
+    """The id of the latest run that made or extended each feature set, by the feature set's name; see `run_time`."""
+    found: dict[str, str] = {}
+    for run_id in _run_ids(root):
+        try:
+            record = read_record(root, f"{RUNS}/{run_id}/run.json")
+        except (CorruptError, StoreNotFoundError):
+            continue
+        folder, outcome = record.get("feature_set"), record.get("outcome")
+        committed_nothing = isinstance(outcome, dict) and outcome.get("committed") == 0
+        if isinstance(folder, str) and not committed_nothing:
+            found[folder.removeprefix(f"{FEATURES}/")] = run_id
+    return found
+
+
+def run_time(run_id: str) -> datetime | None:
+    """When a run began, as its id says; None for an id that says no time."""
+    try:
+        return datetime.strptime(run_id.partition("-")[0], "%Y%m%dT%H%M%S").replace(tzinfo=UTC)
+    except ValueError:
+        return None
+
+
+def _run_ids(root: ObjectRoot) -> list[str]:
+    """Those of all runs, oldest first; none where `runs` is a link that leads out of the store."""
+    try:
+        return root.list(RUNS)
+    except CorruptError:
+        return []
+
+
 def stored_plan(root: ObjectRoot, feature_set: str) -> dict[str, Any] | None:
     """The plan of the latest run that worked on a feature set, as its pipeline wrote it; None where none can be read.
 
@@ -38,7 +70,7 @@ def stored_plan(root: ObjectRoot, feature_set: str) -> dict[str, Any] | None:
         root: the store.
         feature_set: its folder.
     """
-    for run_id in reversed(root.list(RUNS)):
+    for run_id in reversed(_run_ids(root)):
         try:
             plan = read_record(root, f"{RUNS}/{run_id}/plan.json")
         except (CorruptError, StoreNotFoundError):

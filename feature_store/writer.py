@@ -62,8 +62,7 @@ def create_store(url: str) -> ObjectRoot:
 
 
 def _require_free(root: ObjectRoot) -> None:
-    local = root.local_path("")
-    if local is not None and local.exists() and not local.is_dir():
+    if _is_file(root):
         raise StoreError(f"{root.url} is a file, and a store is a folder; choose another --store.")
     others = [name for name in root.list("") if name != _VOLUME_FOLDER and not name.endswith(PARTIAL_SUFFIX)]
     if others:
@@ -71,6 +70,24 @@ def _require_free(root: ObjectRoot) -> None:
             f"{root.url} holds {others[0]!r} and no {layout.STORE_FILE}, so it is not a store; choose a new or an "
             "empty folder."
         )
+
+
+def _is_file(root: ObjectRoot) -> bool:
+    local = root.local_path("")
+    return local is not None and local.exists() and not local.is_dir()
+
+
+def no_store(root: ObjectRoot, why: str = "") -> StoreNotFoundError:
+    """The error that says that no store stands there, and how to come by one.
+
+    Args:
+        root: the place.
+        why: what is missing, or empty.
+    """
+    if _is_file(root):
+        return StoreNotFoundError(f"{root.url} is a file, and a store is a folder; name the folder of a store.")
+    lacking = f": {why}. " if why else "; "
+    return StoreNotFoundError(f"no store at {root.url}{lacking}`vitrine extract ... --store {root.url}` makes one.")
 
 
 def check_store(root: ObjectRoot) -> None:
@@ -83,10 +100,7 @@ def check_store(root: ObjectRoot) -> None:
     try:
         record = read_record(root, layout.STORE_FILE)
     except StoreNotFoundError as error:
-        raise StoreNotFoundError(
-            f"no store at {root.url}: it has no {layout.STORE_FILE}. "
-            f"`vitrine extract ... --store {root.url}` makes one."
-        ) from error
+        raise no_store(root, f"it has no {layout.STORE_FILE}") from error
     remedy = f"It is no store of Vitrine's; restore {layout.STORE_FILE} in {root.url} from a copy."
     schema = Fields(record, name=layout.STORE_FILE, remedy=remedy).integer("schema")
     if schema != layout.SCHEMA_NUMBER:

@@ -210,7 +210,7 @@ def _remove(root: ObjectRoot, garbage: Garbage) -> None:
     if not garbage.is_folder:
         root.remove(garbage.path)
     elif garbage.path.startswith(f"{layout.ASIDE}/"):
-        for path, _ in root.walk(garbage.path):
+        for path, _ in (*root.walk(garbage.path), *root.strays(garbage.path)):
             root.remove(path)
         root.tidy(layout.ASIDE)
     else:

@@ -117,9 +117,12 @@ def copy_store(
         progress: called with the bytes just done, and how many there will be.
 
     Raises:
-        StoreError: no such feature set, a damaged dataset, or another feature set in its place in the target.
+        StoreError: one store is both, no such feature set, a damaged dataset, or another feature set in its place in
+            the target.
         OSError: the target cannot be written.
     """
+    if source.url.rstrip("/") == target.url.rstrip("/"):
+        raise StoreError(f"{source.url} is both the store to copy from and the one to copy to; name another target.")
     store = FeatureStore(source)
     names = store.names() if features is None else [store.resolve(name) for name in features]
     found = [FeatureSet(source, name, partial=True) for name in names]

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
 
 from feature_store import layout
-from feature_store.errors import StoreError
+from feature_store.errors import CorruptError, StoreError
 from feature_store.objects import ObjectRoot
 from feature_store.records import read_record, write_record
 from feature_store.upkeep.inspection import StatedData
@@ -53,7 +53,7 @@ def keep_seen(root: ObjectRoot, data: Iterable[StatedData], seen: set[str]) -> b
     try:
         for owner, value in bits.items():
             _write_bits(root, owner, value)
-    except OSError:
+    except (OSError, CorruptError):  # corrupt: `runs` is a link that leads out of the store
         return False
     return True
 

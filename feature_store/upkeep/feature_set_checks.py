@@ -97,8 +97,9 @@ def _check_zarr_metadata(inspection: Inspection, folder: str, spec: FeatureSetSp
             if begun:
                 inspection.problem(path, "missing", f"{path} is missing. {remedy}")
             continue
-        except OSError as error:
-            inspection.problem(path, "unreadable", f"{path} cannot be read ({error.strerror or error}). {remedy}")
+        except (OSError, CorruptError) as error:
+            reason = getattr(error, "strerror", None) or error
+            inspection.problem(path, "unreadable", f"{path} cannot be read ({reason}). {remedy}")
             continue
         if stored == content:
             inspection.objects_checked += 1

@@ -1,10 +1,11 @@
 """The state of one inspection: what stands in the store, what was found, and which objects are still to be read."""
 
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from feature_store import layout
 from feature_store.durable_files import PARTIAL_SUFFIX
 from feature_store.errors import CorruptError, StoreNotFoundError
 from feature_store.objects import ObjectRoot, crc32c
@@ -44,9 +45,10 @@ class Inspection:
         folders: what to look at; everything by default.
     """
 
-    def __init__(self, root: ObjectRoot, folders: Iterable[str] = ("",)) -> None:
+    def __init__(self, root: ObjectRoot, folders: Sequence[str] = ("",)) -> None:
         self.root = root
         self.sizes = {path: size for folder in folders for path, size in root.walk(folder)}
+        self.strays = {path: kind for folder in folders for path, kind in root.strays(folder)}
         self._paths = sorted(self.sizes)
         self.problems: list[Finding] = []
         self.notes: list[Finding] = []
@@ -75,11 +77,19 @@ class Inspection:
     def size_of(self, path: str) -> int | None:
         """The size of a file; what was not there when the inspection began is looked for again."""
         size = self.sizes.get(path)
-        return self.root.size_bytes(path) if size is None else size
+        return self._size_now(path) if size is None else size
+
+    def _size_now(self, path: str) -> int | None:
+        try:
+            return self.root.size_bytes(path)
+        except CorruptError:
+            return None  # a link on the way leads out of the store, and is named as a stray
 
     def record(self, path: str, remedy: str) -> dict[str, Any] | None:
         """The content of a record; None after a problem was found, or when the file has gone meanwhile."""
         self.know(path)
+        if path in self.strays:
+            return None  # named as what it is
         try:
             data = read_bounded(self.root, path)
             content = parse_record(data, name=path)
@@ -107,7 +117,7 @@ class Inspection:
         found = self.size_of(path)
         if found != size_bytes:
             # A live writer may have replaced it since the inspection began.
-            found = self.root.size_bytes(path)
+            found = self._size_now(path)
         if found is None:
             self.problem(path, "missing", f"{path} is missing, though its record states it. {remedy}", suspects)
         elif found != size_bytes:
@@ -131,7 +141,7 @@ class Inspection:
     def _is_intact(self, data: StatedData) -> bool:
         try:
             found = object_crc32c(self.root, data.path)
-        except (OSError, StoreNotFoundError) as error:
+        except (OSError, StoreNotFoundError, CorruptError) as error:
             reason = getattr(error, "strerror", None) or error
             self.problem(
                 data.path, "unreadable", f"{data.path} cannot be read ({reason}). {data.remedy}", data.suspects
@@ -148,7 +158,11 @@ class Inspection:
         return found == data.stated.crc32c
 
     def report_strangers(self) -> None:
-        """Name every file that nothing accounts for: partial files as a note, others as a problem."""
+        """Name whatever nothing accounts for: partial files as a note, other files, links and pipes as a problem."""
+        for path, kind in self.strays.items():
+            if not path.startswith(f"{layout.ASIDE}/"):
+                text = f"{path} is a {kind}, and a store is made of files and folders. `vitrine repair` moves it aside."
+                self.problem(path, "stray", text)
         for path in sorted(set(self.sizes) - self._known):
             if is_partial(path):
                 text = f"{path} is being written, or its writer died; then `vitrine gc` or the next run removes it."

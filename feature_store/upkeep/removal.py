@@ -93,7 +93,8 @@ def _feature_set(root: ObjectRoot, name: str) -> Removable:
     begun = f"{layout.FEATURES}/{name.strip('/')}"
     if name.count("/") == 1 and root.exists(f"{begun}/{layout.REMOVED_FILE}"):
         return _folder(root, begun, "feature set")
-    return _folder(root, f"{layout.FEATURES}/{FeatureStore(root).resolve(name)}", "feature set")
+    full = FeatureStore(root).resolve(name, way_out="write the full name")
+    return _folder(root, f"{layout.FEATURES}/{full}", "feature set")
 
 
 def _datasets(root: ObjectRoot, rest: str) -> list[Removable]:
@@ -168,7 +169,7 @@ def remove_folder(root: ObjectRoot, folder: str) -> None:
     for record in (FEATURE_SET_FILE, RECORD_FILE):
         if root.exists(f"{folder}/{record}"):
             root.move(f"{folder}/{record}", tombstone)
-    paths = [path for path, _ in root.walk(folder) if path != tombstone]
+    paths = [path for path, _ in (*root.walk(folder), *root.strays(folder)) if path != tombstone]
     for path in sorted(paths, key=lambda path: not path.startswith(layout.receipts_folder(folder))):
         root.remove(path)
     root.remove(tombstone)

@@ -109,22 +109,36 @@ def _move_aside(root: ObjectRoot, problems: tuple[Finding, ...], folder: str) ->
     suspects = {path for problem in problems for path in problem.suspects}
     # An index speaks of whole feature sets alone.
     suspects |= {layout.receipts_index("/".join(path.split("/")[:3])) for path in suspects if "/receipts/" in path}
-    # The index goes first, then receipts, then objects: at no instant does one speak of what is gone.
+    # The index goes first, then receipts, then objects: at no instant does one speak of what is gone. Before all what
+    # stands where they go.
     for path in sorted(
-        suspects, key=lambda path: (not path.endswith("/receipts.json"), "/receipts/" not in path, path)
+        suspects,
+        key=lambda path: (path != layout.ASIDE, not path.endswith("/receipts.json"), "/receipts/" not in path, path),
     ):
-        with contextlib.suppress(StoreNotFoundError):
-            root.move(path, f"{folder}/{path}")
+        # Corrupt: the path leads over a link out of the store, and the link itself is a suspect.
+        with contextlib.suppress(StoreNotFoundError, CorruptError):
+            root.move(_out_of_the_way(root, path), f"{folder}/{path}")
             yield path
+
+
+def _out_of_the_way(root: ObjectRoot, path: str) -> str:
+    """`path`, or where it is now: `aside` itself, where it is no folder, cannot move into itself."""
+    if path != layout.ASIDE:
+        return path
+    beside = f"{layout.ASIDE}-{secrets.token_hex(3)}"
+    root.move(path, beside)
+    return beside
 
 
 def _remake(root: ObjectRoot) -> Iterator[str]:
     if root.put_new(layout.STORE_FILE, record_bytes(STORE_RECORD)):
         yield layout.STORE_FILE
     for folder in _feature_folders(root):
-        yield from _remake_feature_set(root, folder)
+        with contextlib.suppress(CorruptError):  # a link in the way, which the next round moves aside
+            yield from _remake_feature_set(root, folder)
     for name in root.list(layout.DATASETS):
-        yield from _remake_pointers(root, f"{layout.DATASETS}/{name}")
+        with contextlib.suppress(CorruptError):
+            yield from _remake_pointers(root, f"{layout.DATASETS}/{name}")
 
 
 def _feature_folders(root: ObjectRoot) -> list[str]:

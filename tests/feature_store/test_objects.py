@@ -236,3 +236,32 @@ def test_partial_files_are_swept_one_folder_deep_or_all_the_way(tmp_path: Path) 
     assert root.sweep_partials("nothing") == 0
     assert root.sweep_partials("b") == 1
     assert files_of(tmp_path) == {"b/kept": b"1"}
+
+
+def test_links_and_pipes_are_neither_listed_nor_waited_for(tmp_path: Path) -> None:
+    root = open_root(str(tmp_path / "s"))
+    root.put("a/b", [b"1"])
+    (tmp_path / "s" / "a" / "inside").symlink_to("b")
+    (tmp_path / "s" / "a" / "gone").symlink_to("nowhere")
+    (tmp_path / "s" / "out").symlink_to(tmp_path)
+    os.mkfifo(tmp_path / "s" / "pipe")
+    assert (root.list(""), root.list("a")) == (["a"], ["b"])
+    kinds = {"a/gone": "link", "a/inside": "link", "out": "link", "pipe": "pipe, socket or device"}
+    assert dict(root.strays("")) == kinds
+    with pytest.raises(StoreNotFoundError, match="pipe does not exist"):
+        root.read("pipe")
+
+
+def test_a_link_is_moved_and_removed_itself(tmp_path: Path) -> None:
+    (tmp_path / "outside").write_text("x")
+    root = open_root(str(tmp_path / "s"))
+    root.put("a", [b"1"])
+    (tmp_path / "s" / "link").symlink_to(tmp_path / "outside")
+    root.move("link", "aside/link")
+    assert (tmp_path / "s" / "aside" / "link").readlink() == tmp_path / "outside"
+    root.remove("aside/link")
+    assert list(root.strays("")) == []
+    assert (tmp_path / "outside").read_text() == "x"
+    (tmp_path / "s" / "folder").symlink_to(tmp_path)
+    with pytest.raises(CorruptError, match="leads out of the store"):
+        root.remove("folder/outside")

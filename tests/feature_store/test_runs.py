@@ -1,11 +1,12 @@
 """runs: under which environments a feature set may have been begun."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 from feature_store import create_store
 from feature_store.objects import ObjectRoot
 from feature_store.records import write_record
-from feature_store.runs import earlier_environments
+from feature_store.runs import earlier_environments, latest_runs, run_time
 
 _FOLDER = "features/tiny/vit"
 
@@ -40,3 +41,14 @@ def test_what_is_no_record_of_a_run_is_passed_over(store_url: str) -> None:
     _run(root, "3", "x", environment=["torch"])
     _run(root, "4", "good", outcome="?")
     assert earlier_environments(root, _FOLDER) == [{"torch": "good"}]
+
+
+def test_the_latest_run_that_may_have_committed_dates_a_feature_set(store_url: str) -> None:
+    root = create_store(store_url)
+    _run(root, "20260102T030405-a", "x", outcome={"committed": 2})
+    _run(root, "20260101T030405-b", "x")
+    _run(root, "20260103T030405-c", "x", outcome={"committed": 0})
+    _run(root, "20251231T030405-d", "x", feature_set="features/tiny/another")
+    assert latest_runs(root) == {"tiny/vit": "20260102T030405-a", "tiny/another": "20251231T030405-d"}
+    assert run_time("20260102T030405-a") == datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    assert run_time("last") is None

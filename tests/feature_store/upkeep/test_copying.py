@@ -5,7 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from feature_store import FeatureStore, IdentityMismatchError, create_feature_set, create_store, write_selection
+from feature_store import (
+    FeatureStore,
+    IdentityMismatchError,
+    StoreError,
+    create_feature_set,
+    create_store,
+    write_selection,
+)
 from feature_store.durable_files import Buffer
 from feature_store.objects import LocalRoot, ObjectRoot
 from feature_store.roots import open_root
@@ -106,3 +113,13 @@ def test_what_the_target_has_in_force_stays_and_another_shape_is_refused(tmp_pat
     other = fill_store(str(tmp_path / "other"), layers=(1, 2), rows_per_shard=16)
     with pytest.raises(IdentityMismatchError, match=r"rows_per_shard: stored 8, this run 16"):
         copy_store(other.root, target)
+
+
+def test_a_store_is_not_copied_onto_itself(tmp_path: Path) -> None:
+    make_whole(str(tmp_path / "store"))
+    (tmp_path / "same").symlink_to("store")
+    before = files_of(tmp_path / "store")
+    for target in (tmp_path / "store", tmp_path / "same"):
+        with pytest.raises(StoreError, match="is both the store to copy from and the one to copy to; name another"):
+            copy_store(open_root(str(tmp_path / "store")), open_root(str(target)))
+    assert files_of(tmp_path / "store") == before

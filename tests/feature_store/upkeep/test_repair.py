@@ -1,5 +1,6 @@
 """repair: what fails moves aside under its own path, what follows from the rest is written anew, nothing is lost."""
 
+import os
 import random
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from feature_store import FeatureStore, StoreError, create_store
 from feature_store.records import write_record
 from feature_store.roots import open_root
 from feature_store.upkeep import repair_store, verify_store
-from tests.feature_store.samples import files_of, register, write_missing
+from tests.feature_store.samples import copy_store, files_of, register, write_missing
 from tests.feature_store.upkeep.stores import make_whole
 
 
@@ -92,3 +93,49 @@ def test_beside_a_writer_nothing_is_moved(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="wait until it is done, or stop it, and repair again"):
         repair_store(open_root(str(tmp_path)))
     assert writer.exists("vitrine.json")
+
+
+@pytest.mark.parametrize("target", ["/etc/passwd", "/nowhere", "..", "loop", "pipe"])
+def test_links_and_pipes_anywhere_are_named_and_moved_aside(tmp_path: Path, target: str) -> None:
+    place = tmp_path / "store"
+    root = make_whole(str(place))
+    folder = FeatureStore(root).features().folder
+    before = files_of(place)
+    added = ["ln", "aside", "features/ln", f"{folder}/ln", f"{folder}/receipts/ln", f"{folder}/tokens.zarr/layer_1/ln"]
+    added += ["datasets/ln", f"datasets/{root.list('datasets')[0]}/ln.json", "runs/ln", "results/ln", "selections/ln"]
+    for path in added:
+        _put_stray(place / path, target)
+    assert len(FeatureStore(root).names()) == 1
+    assert {(each.path, each.kind) for each in verify_store(root, deep=True).problems} == {
+        (path, "stray") for path in added
+    }
+    report = repair_store(root)
+    assert report.done
+    assert set(report.moved) - {f"{folder}/receipts.json"} == set(added)
+    assert {path for path, _ in root.strays("")} == {f"{report.aside}/{path}" for path in added}
+    assert verify_store(root, deep=True).sound
+    assert {path: data for path, data in files_of(place).items() if not path.startswith("aside/")} == before
+
+
+def test_a_link_in_the_place_of_a_file_or_folder_is_moved_and_nothing_stops_at_it(tmp_path: Path) -> None:
+    root = make_whole(str(tmp_path / "whole"))
+    features = FeatureStore(root).features()
+    dataset = features.dataset.folder
+    inside = ("", "feature_set.json", "receipts", "receipts/000000.json", "tokens.zarr/layer_1", "receipts.json")
+    paths = ["vitrine.json", "features", "datasets", "runs", "selections", f"{dataset}/dataset.json"]
+    paths += [f"{features.folder}/{name}".rstrip("/") for name in inside]
+    for number, path in enumerate(paths):
+        place = copy_store(tmp_path / "whole", tmp_path / str(number))
+        (place / path).rename(tmp_path / f"{number}.away")
+        (place / path).symlink_to(tmp_path / f"{number}.away")
+        root = open_root(str(place))
+        assert path in {each.path for each in verify_store(root).problems if each.kind == "stray"}
+        assert path in repair_store(root, deep=False).moved
+        assert list(root.strays("features")) == []
+
+
+def _put_stray(place: Path, target: str) -> None:
+    if target == "pipe":
+        os.mkfifo(place)
+    else:
+        place.symlink_to(place if target == "loop" else target)
