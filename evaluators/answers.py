@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
-from feature_store import FeatureSet, Selection
+from feature_store import FeatureSet, Selection, StoreError
 from feature_store.results import read_result, result_digest, write_result
 
 
@@ -25,9 +25,10 @@ class Answer:
     Attributes:
         evaluator: its name.
         result: the record as JSON values.
-        digest: of the key; None for an answer from a part of a feature set, which is not kept.
+        digest: of the key; None for an answer that is not kept: from a part of a feature set, or see `not_kept`.
         cached: whether it was read from the store.
         changed: whether a fresh result differs from the stored one; None where there was nothing to compare with.
+        not_kept: why the store could not take it, or None.
     """
 
     evaluator: str
@@ -35,6 +36,7 @@ class Answer:
     digest: str | None
     cached: bool
     changed: bool | None = None
+    not_kept: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +74,7 @@ def question(
 
 
 def ask(features: FeatureSet, asked: Question, compute: Callable[[], Result], *, fresh: bool = False) -> Answer:
-    """The stored answer to a question, or a computed one, which is then stored.
+    """The stored answer to a question, or a computed one, which is then stored where the store takes it.
 
     Args:
         features: what the question is about.
@@ -90,9 +92,18 @@ def ask(features: FeatureSet, asked: Question, compute: Callable[[], Result], *,
             evaluator=evaluator, result={**stored, **asked.about}, digest=result_digest(asked.key), cached=True
         )
     result = {**asked.about, **_plain(compute().to_json())}
-    digest = write_result(features.root, evaluator, asked.key, result)
+    digest, not_kept = _keep(features, asked, result)
     changed = None if stored is None else {**stored, **asked.about} != result
-    return Answer(evaluator=evaluator, result=result, digest=digest, cached=False, changed=changed)
+    return Answer(evaluator=evaluator, result=result, digest=digest, cached=False, changed=changed, not_kept=not_kept)
+
+
+def _keep(features: FeatureSet, asked: Question, result: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    """The digest under which a result is kept, or why it is not."""
+    try:
+        return write_result(features.root, str(asked.key["evaluator"]), asked.key, result), None
+    except (OSError, StoreError) as error:
+        # The numbers are there, and cost time; that a store is mounted read-only does not make them wrong.
+        return None, getattr(error, "strerror", None) or str(error)
 
 
 def _plain(value: Any) -> Any:

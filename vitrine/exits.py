@@ -60,7 +60,9 @@ def line_of(error: BaseException) -> str:
     """What to say of an error, on one line."""
     if isinstance(error, MemoryError) or str(error) == _NO_THREAD:
         error = OSError(errno.ENOMEM, f"memory ran out ({one_line(str(error)) or type(error).__name__})")
-    way_out = _WAYS_OUT.get(error.errno or 0) if isinstance(error, OSError) else None
+    # The store's own errors end in their way out.
+    is_plain = isinstance(error, OSError) and "StoreError" not in {kind.__name__ for kind in type(error).__mro__}
+    way_out = _WAYS_OUT.get(getattr(error, "errno", None) or 0) if is_plain else None
     if way_out is None or not isinstance(error, OSError):
         return one_line(str(error)) or type(error).__name__
     place = f"{error.filename}: " if error.filename else ""

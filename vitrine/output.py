@@ -52,6 +52,11 @@ def console(*, stderr: bool = False) -> Console:
     return plain if plain.is_terminal else Console(stderr=stderr, highlight=False, width=160)
 
 
+def counted(number: int, noun: str) -> str:
+    """A number with what it counts, such as "1 shard" or "2 shards"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def size(n_bytes: float | None) -> str:
     """Bytes for people."""
     if n_bytes is None:
@@ -76,6 +81,7 @@ def _cell(value: object) -> str:
     if value is None:
         return "-"
     if isinstance(value, float):
-        return "-" if math.isnan(value) else f"{value:.4f}"
+        # Adding 0.0 takes the sign off a zero, which is what is left of a small negative number.
+        return "-" if math.isnan(value) else f"{round(value, 4) + 0.0:.4f}"
     # Names come from users' files: what looks like Rich's markup in them must stay text.
     return str(value).replace("[", r"\[")

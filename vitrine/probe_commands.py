@@ -55,6 +55,7 @@ def variance(
 
         draw_spectrum(answer.result["variance"], title=f"{found.spec.title}, {found.dataset.spec.name}", path=plot)
         console(stderr=True).print(f"wrote {plot}", markup=False)
+    _say_not_kept([answer])
     if json:
         print_json({**answer.result, **_about_answer(answer)})
         return
@@ -226,6 +227,16 @@ def _about_answer(answer: Any) -> dict[str, Any]:
     return {"digest": answer.digest, "cached": answer.cached, "changed": answer.changed}
 
 
+def _say_not_kept(answers: list[Any]) -> None:
+    """One line on standard error where the store could not take the answers."""
+    from vitrine.output import console
+
+    reasons = {answer.not_kept for answer in answers if answer.not_kept is not None}
+    if reasons:
+        text = f"vitrine: the answer is not kept, since the store cannot be written ({', '.join(sorted(reasons))})"
+        console(stderr=True).print(text, markup=False, soft_wrap=True)
+
+
 def _print_origin(answer: Any) -> None:
     from vitrine.output import console
 
@@ -233,7 +244,7 @@ def _print_origin(answer: Any) -> None:
         console().print(f"from the store (result {answer.digest[:8]}); --fresh computes it again")
     elif answer.changed is not None:
         console().print("computed again: " + ("THE RESULT CHANGED" if answer.changed else "the same result"))
-    elif answer.digest is None:
+    elif answer.digest is None and answer.not_kept is None:
         console().print("from a part of the feature set; not kept")
 
 
@@ -241,6 +252,7 @@ def _print_probe(answers: list[Any], *, json: bool, seconds: float) -> None:
     from vitrine.output import console, duration, print_json, print_table
 
     records = [{**answer.result, **_about_answer(answer)} for answer in answers]
+    _say_not_kept(answers)
     if json:
         print_json({**(records[0] if len(records) == 1 else {"results": records}), "seconds": seconds})
         return

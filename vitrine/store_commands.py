@@ -1,8 +1,12 @@
 """`vitrine ls`, `show` and `results`: what is in a store."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vitrine.options import Features, Json, Store
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
 
 
 def ls(store: Store, json: Json = False) -> None:
@@ -12,9 +16,11 @@ def ls(store: Store, json: Json = False) -> None:
     vitrine ls features
     """
     from feature_store import CorruptError, open_store
-    from vitrine.output import console, print_json, print_table, size
+    from feature_store.runs import latest_runs, run_time
+    from vitrine.output import console, counted, print_json, print_table, size
 
     opened = open_store(store)
+    extracted = {name: run_time(run_id) for name, run_id in latest_runs(opened.root).items()}
     sets, broken = [], {}
     for name in opened.names():
         try:
@@ -22,7 +28,7 @@ def ls(store: Store, json: Json = False) -> None:
         except CorruptError as error:
             broken[name] = str(error)
     if json:
-        print_json({"store": opened.url, "feature_sets": [_summary(features) for features in sets], "broken": broken})
+        print_json({"store": opened.url, "feature_sets": [_listed(each, extracted) for each in sets], "broken": broken})
         return
     rows = [
         (
@@ -33,16 +39,22 @@ def ls(store: Store, json: Json = False) -> None:
             ",".join(features.spec.identity.token_kinds),
             f"{len(features.receipts)}/{len(features.shards)}",
             size(features.stored_bytes),
+            f"{time:%Y-%m-%d %H:%M}" if (time := extracted.get(features.name)) else None,
         )
         for features in sets
     ]
     print_table(
-        f"{opened.url}: {len(rows)} feature sets",
-        ("features", "model", "rows", "layers", "tokens", "shards", "size"),
+        f"{opened.url}: {counted(len(rows), 'feature set')}",
+        ("features", "model", "rows", "layers", "tokens", "shards", "size", "extracted (UTC)"),
         rows,
     )
     for name, reason in broken.items():
         console().print(f"{name} cannot be read: {reason}", markup=False)
+
+
+def _listed(features: Any, extracted: "Mapping[str, datetime | None]") -> dict[str, Any]:
+    time = extracted.get(features.name)
+    return {**_summary(features), "extracted": None if time is None else time.isoformat()}
 
 
 def _summary(features: Any) -> dict[str, Any]:
@@ -156,7 +168,7 @@ def results(store: Store, json: Json = False) -> None:
     """
     from feature_store import open_store
     from feature_store.results import all_results
-    from vitrine.output import print_json, print_table
+    from vitrine.output import counted, print_json, print_table
 
     opened = open_store(store)
     found = all_results(opened.root)
@@ -172,7 +184,7 @@ def results(store: Store, json: Json = False) -> None:
             (name, result.get("features"), result.get("selection"), _about(result), score, record["digest"][:8])
         )
     print_table(
-        f"{opened.url}: {len(rows)} results",
+        f"{opened.url}: {counted(len(rows), 'result')}",
         ("evaluator", "features", "selection", "question", "score", "digest"),
         rows,
     )

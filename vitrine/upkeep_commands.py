@@ -42,7 +42,7 @@ def verify(
     from feature_store.roots import open_root
     from feature_store.upkeep import verify_store
     from vitrine import exits
-    from vitrine.output import console, print_json, size
+    from vitrine.output import console, counted, print_json, size
     from vitrine.progress import reading_bar
 
     root = _existing(open_root(store))
@@ -57,8 +57,9 @@ def verify(
     read = f"{size(report.bytes_read)} of {size(report.bytes_in_all)} held to their checksums"
     if report.share_over_time is not None:
         read += f", {report.share_over_time:.1%} over time"
-    verdict = "sound" if report.sound else f"{len(report.problems)} problems"
-    console().print(f"{report.url}: {verdict}; {report.objects_checked} objects in place, {read}", markup=False)
+    verdict = "sound" if report.sound else counted(len(report.problems), "problem")
+    in_place = counted(report.objects_checked, "object")
+    console().print(f"{report.url}: {verdict}; {in_place} in place, {read}", markup=False)
     raise typer.Exit(code)
 
 
@@ -109,19 +110,19 @@ def repair(
 
 
 def _print_repair(report: "RepairReport") -> None:
-    from vitrine.output import console
+    from vitrine.output import console, counted
 
     _print_findings(report.found, "dim")
     out = console()
     if report.moved:
-        out.print(f"{report.url}: {len(report.moved)} files moved to {report.aside}", markup=False)
+        out.print(f"{report.url}: {counted(len(report.moved), 'file')} moved to {report.aside}", markup=False)
     for path in report.remade:
         out.print(f"written anew: {path}", markup=False)
     _print_findings(report.left, "bold red")
     for each in report.unfinished:
         out.print(
-            f"{each.feature_set} lacks {len(each.shards)} shards; run the same `vitrine extract` again, or `vitrine "
-            "repair --rerun`",
+            f"{each.feature_set} lacks {counted(len(each.shards), 'shard')}; run the same `vitrine extract` again, or "
+            "`vitrine repair --rerun`",
             markup=False,
         )
     if not report.found and report.done:
@@ -239,7 +240,7 @@ def gc(
     """
     from feature_store import open_store
     from feature_store.upkeep import collect_garbage
-    from vitrine.output import console, print_json, print_table, size
+    from vitrine.output import console, counted, print_json, print_table, size
 
     report = collect_garbage(open_store(store).root, remove=yes, aside=aside, nobody_writes=nobody_writes)
     if json:
@@ -251,13 +252,14 @@ def gc(
     out = console()
     if report.held_back:
         out.print(report.held_back, markup=False)
-    partials = f"{report.partials_swept} partial files"
+    partials = counted(report.partials_swept, "partial file")
+    things = counted(len(report.garbage), "thing")
     if yes:
-        out.print(f"removed {len(report.garbage)} things, {size(report.n_bytes)}, and {partials} of dead writers")
+        out.print(f"removed {things}, {size(report.n_bytes)}, and {partials} of dead writers")
     else:
         out.print(
-            f"{len(report.garbage)} things of {size(report.n_bytes)} may go, and {partials} unless they are being "
-            "written; nothing was removed: pass --yes"
+            f"{things} of {size(report.n_bytes)} may go, and {partials} unless they are being "
+            "written; nothing was removed: pass --yes to do it"
         )
 
 
@@ -284,24 +286,22 @@ def rm(
     from feature_store import open_store
     from feature_store.upkeep import find_removable, remove, without_writers
     from vitrine import exits
-    from vitrine.output import console, print_json, size
+    from vitrine.output import console, counted, print_json, size
 
     root = open_store(store).root
     with without_writers(root, "remove") if yes else contextlib.nullcontext():
         found = find_removable(root, names)
         for each in found if yes else []:
             remove(root, each)
-    code = exits.DONE if yes else exits.FAILED
     if json:
         listed = [{"name": each.name, "kind": each.kind, "bytes": each.n_bytes} for each in found]
-        print_json({"removed": yes, "found": listed, "exit_code": code})
-        raise typer.Exit(code)
+        print_json({"removed": yes, "found": listed, "exit_code": exits.DONE})
+        return
     for each in found:
-        what = f"{each.kind} {each.name}, {each.n_objects} objects, {size(each.n_bytes)}"
+        what = f"{each.kind} {each.name}, {counted(each.n_objects, 'object')}, {size(each.n_bytes)}"
         console().print(f"{'removed' if yes else 'would remove'} {what}", markup=False)
     if not yes:
-        console().print("nothing was removed; pass --yes")
-    raise typer.Exit(code)
+        console().print("nothing was removed: pass --yes to do it")
 
 
 def cp(
@@ -324,7 +324,7 @@ def cp(
     from feature_store import create_store, open_store
     from feature_store.upkeep import copy_store
     from vitrine import exits
-    from vitrine.output import console, print_json, size
+    from vitrine.output import console, counted, print_json, size
     from vitrine.progress import reading_bar
 
     opened = open_store(source).root
@@ -337,12 +337,12 @@ def cp(
     out = console()
     for line in (*report.failures, *report.notes):
         out.print(line, markup=False)
-    shards = f"{report.shards_copied} shards copied, {report.shards_standing} stood there"
+    shards = f"{counted(report.shards_copied, 'shard')} copied, {report.shards_standing} stood there"
     lacking = f"{report.shards_failed} failed, {report.shards_missing} not in the source"
-    written = f"{report.objects_copied} objects, {size(report.bytes_copied)}"
+    written = f"{counted(report.objects_copied, 'object')}, {size(report.bytes_copied)}"
     out.print(
-        f"{report.source} to {report.target}: {len(report.feature_sets)} feature sets, {shards}, {lacking}; "
-        f"{written}, {len(report.selections)} selections",
+        f"{report.source} to {report.target}: {counted(len(report.feature_sets), 'feature set')}, {shards}, {lacking}; "
+        f"{written}, {counted(len(report.selections), 'selection')}",
         markup=False,
     )
     raise typer.Exit(code)
@@ -354,11 +354,11 @@ def _existing(root: Any) -> Any:
     Raises:
         StoreNotFoundError: nothing of a store stands there.
     """
-    from feature_store import StoreNotFoundError
     from feature_store.layout import DATASETS, FEATURES, STORE_FILE
+    from feature_store.writer import no_store
 
     if not set(root.list("")) & {STORE_FILE, FEATURES, DATASETS}:
-        raise StoreNotFoundError(f"no store at {root.url}; `vitrine extract ... --store {root.url}` makes one.")
+        raise no_store(root)
     return root
 
 

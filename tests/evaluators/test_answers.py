@@ -1,4 +1,8 @@
+import errno
+import os
 from collections.abc import Callable
+
+import pytest
 
 from evaluators import KnnParameters, ask, evaluate_knn, question
 from feature_store import Selection
@@ -63,3 +67,20 @@ def test_an_answer_from_a_part_is_not_kept(synthetic: Callable[..., Synthetic]) 
     )
     assert answer.digest is None
     assert all_results(features.root) == []
+
+
+def test_an_answer_that_cannot_be_kept_is_given_all_the_same(
+    segmented: Synthetic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features = segmented.features
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), "/store/results")
+
+    asked = question(features, "knn", 1, KnnParameters())
+    with monkeypatch.context() as patch:
+        patch.setattr(features.root, "put", refuse)
+        answer = ask(features, asked, lambda: evaluate_knn(features, KnnParameters()))
+    assert (answer.digest, answer.not_kept, answer.cached) == (None, "Read-only file system", False)
+    kept = ask(features, asked, lambda: evaluate_knn(features, KnnParameters()))
+    assert (kept.result, kept.not_kept, kept.cached) == (answer.result, None, False)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from feature_store.errors import StorageError
 from vitrine.exits import line_of
 
 from .conftest import Run
@@ -98,5 +99,8 @@ def test_what_the_system_refuses_is_said_with_its_place_and_a_way_out() -> None:
     for error in (MemoryError(), RuntimeError("can't start new thread")):
         assert "memory ran out" in line_of(error)
         assert "; close other programs, or use fewer --workers, and run" in line_of(error)
+    assert (
+        line_of(StorageError(errno.EIO, "it cannot be reached; run it again.")) == "it cannot be reached; run it again."
+    )
     assert line_of(ValueError("two\nlines")) == "two lines"
     assert line_of(ValueError()) == "ValueError"

@@ -1,13 +1,18 @@
 """verify, repair, diff, gc, rm and cp as a user runs them."""
 
+import errno
+import json
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 
 from feature_store import FeatureStore, create_store
+from feature_store.records import write_record
 from feature_store.roots import open_root
 from tests.feature_store.samples import files_of
+from vitrine.output import counted, print_table
 
 from .conftest import Run
 
@@ -77,7 +82,7 @@ def test_repair_moves_aside_and_reruns_from_the_stored_plan(vitrine: Run, store:
     (unfinished,) = ran.json["unfinished"]
     assert unfinished["shards"] == [0]
     assert (store / ran.json["aside"] / "notes.txt").read_text() == "mine"
-    assert "lacks 1 shards" in vitrine("repair", store).out
+    assert "lacks 1 shard;" in vitrine("repair", store).out
     ran = vitrine("repair", store, "--rerun", "--json")
     assert (ran.code, ran.json["reruns"][0]["complete"]) == (0, True), ran.err
     assert files_of(store / "features") == files_of(tiny_store / "features")
@@ -126,8 +131,8 @@ def test_gc_is_dry_until_told(vitrine: Run, store: Path) -> None:
 def test_rm_asks_for_yes_and_refuses_a_dataset_in_use(vitrine: Run, store: Path) -> None:
     before = files_of(store)
     ran = vitrine("rm", store, "tiny")
-    assert ran.code == 1
-    assert "nothing was removed; pass --yes" in ran.out
+    assert ran.code == 0
+    assert "nothing was removed: pass --yes" in ran.out
     ran = vitrine("rm", store, "datasets/tiny", "--yes")
     assert ran.code == 1
     assert "is in use" in ran.err
@@ -158,3 +163,73 @@ def test_cp_copies_what_is_asked_and_reports_what_fails(vitrine: Run, store: Pat
     assert "1 failed" in " ".join(ran.out.split())
     assert vitrine("verify", tmp_path / "another", "--deep").code == 0
     assert open_root(str(tmp_path / "another")).exists("vitrine.json")
+
+
+def test_ls_goes_on_beside_a_link_and_repair_takes_it_away(vitrine: Run, store: Path) -> None:
+    (store / "features" / "ln").symlink_to("/etc/passwd")
+    (store / "ln").symlink_to("nowhere")
+    ran = vitrine("ls", store)
+    assert (ran.code, "1 feature set\n" in ran.out) == (0, True)
+    ran = vitrine("verify", store)
+    assert (ran.code, "2 problems" in ran.out) == (1, True)
+    ran = vitrine("repair", store, "--json")
+    assert (ran.code, sorted(ran.json["moved"])) == (0, ["features/ln", "ln"])
+    assert vitrine("gc", store, "--aside", "--yes").code == 0
+    assert not (store / "aside").exists()
+
+
+def test_several_that_fit_are_listed_newest_first(vitrine: Run, store: Path) -> None:
+    (listed,) = vitrine("ls", store, "--json").json["feature_sets"]
+    run = json.loads(one_run(store).read_text())
+    assert listed["extracted"].startswith(run["finished"][:10])
+    folder = store / "features" / listed["name"]
+    shutil.copytree(folder, folder.with_name("zoo-00000000"))
+    newer = {"feature_set": f"{folder.relative_to(store).parent}/zoo-00000000"}
+    write_record(open_root(str(store)), "runs/29990101T000000-abcdef/run.json", newer)
+    for command, way_out in (
+        (("knn", store), "name one with --features"),
+        (("rm", store, "tiny"), "write the full name"),
+    ):
+        ran = vitrine(*command)
+        assert ran.code == 1
+        newest = f"{folder.parent.name}/zoo-00000000"
+        assert f"2 feature sets fit; {way_out}: {newest} (newest), {listed['name']}." in ran.err
+    assert "2999-01-01 00:00" in vitrine("ls", store).out
+
+
+def one_run(store: Path) -> Path:
+    return next(store.glob("runs/*/run.json"))
+
+
+def test_a_store_that_takes_nothing_still_answers(vitrine: Run, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), "/store")
+
+    shutil.rmtree(store / "results", ignore_errors=True)
+    monkeypatch.setattr("feature_store.objects.write_file", refuse)
+    for command in (("knn", "--k", "1,3"), ("linear",), ("variance",)):
+        ran = vitrine(command[0], store, *command[1:], "--json")
+        assert ran.code == 0, ran.err
+        assert ran.json
+        line = "the answer is not kept, since the store cannot be written (Read-only file system)"
+        assert ran.err.count(line) == 1
+    ran = vitrine("prune", store, "--drop-random", "1", "--name", "a")
+    assert (ran.code, ran.out) == (1, "")
+    assert "Read-only file system; mount it for writing" in ran.err
+
+
+def test_a_file_is_no_store(vitrine: Run, tmp_path: Path) -> None:
+    (tmp_path / "v.npy").write_bytes(b"x")
+    for command in ("knn", "verify", "ls"):
+        ran = vitrine(command, tmp_path / "v.npy")
+        assert ran.code == 1
+        assert "v.npy is a file, and a store is a folder; name the folder of a store." in ran.err
+
+
+def test_numbers_and_what_they_count_agree() -> None:
+    assert [counted(number, "shard") for number in (0, 1, 2)] == ["0 shards", "1 shard", "2 shards"]
+
+
+def test_no_zero_in_a_table_has_a_sign(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table("means", ("mean",), [(-1e-9,), (-0.0,), (-0.00006,)])
+    assert capsys.readouterr().out.split()[-3:] == ["0.0000", "0.0000", "-0.0001"]
