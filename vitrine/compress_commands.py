@@ -68,7 +68,7 @@ def compress(
 
 
 def _print_outcome(done: "Compressed") -> None:
-    from vitrine.output import console, size
+    from vitrine.output import console, counted, size
 
     record: dict[str, Any] = done.to_json()
     out = console()
@@ -77,9 +77,9 @@ def _print_outcome(done: "Compressed") -> None:
         return
     for name, share in record["kept_variance"].items():
         out.print(f"layer {name}: {share:.1%} of the variance kept", markup=False)
-    invalid = f", {record['invalid']} invalid rows" if record["invalid"] else ""
+    invalid = f", {counted(record['invalid'], 'invalid row')}" if record["invalid"] else ""
     out.print(
-        f"{record['feature_set']}: {record['committed']} shards committed, {size(record['stored_bytes'])} "
+        f"{record['feature_set']}: {counted(record['committed'], 'shard')} committed, {size(record['stored_bytes'])} "
         f"({record['stored_bytes'] / record['source_bytes']:.0%} of {record['source']}){invalid}",
         markup=False,
     )

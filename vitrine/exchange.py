@@ -23,7 +23,7 @@ from pipelines.imports import (
 )
 from vitrine import exits
 from vitrine.exits import UsageError
-from vitrine.output import console, print_json, size
+from vitrine.output import console, counted, print_json, size
 
 Told = Callable[[str, int, int], None]
 
@@ -95,7 +95,11 @@ def run_import(words: ImportWords, *, model: str, layer: int, fit: str, storage:
     elif not outcome.interrupted:
         _print_import(outcome)
     if outcome.interrupted:
-        stands = f"{outcome.committed + outcome.already} of {outcome.total} shards" if outcome.total else "no shard"
+        stands = (
+            f"{outcome.committed + outcome.already} of {counted(outcome.total, 'shard')}"
+            if outcome.total
+            else "no shard"
+        )
         print(f"vitrine: interrupted, {stands} committed; run the same command to go on", file=sys.stderr)
     return code
 
@@ -113,8 +117,8 @@ def _print_import(outcome: ImportOutcome) -> None:
         out.print(f"invalid rows: {counts}, the first is {outcome.first_invalid!r}", markup=False)
     done = "done already, nothing to write" if not outcome.committed else f"{outcome.committed} now"
     out.print(
-        f"{outcome.feature_set}: {outcome.rows} rows, {outcome.committed + outcome.already} of {outcome.total} shards "
-        f"committed ({done}), {size(outcome.stored_bytes)}",
+        f"{outcome.feature_set}: {counted(outcome.rows, 'row')}, {outcome.committed + outcome.already} of "
+        f"{counted(outcome.total, 'shard')} committed ({done}), {size(outcome.stored_bytes)}",
         markup=False,
     )
 

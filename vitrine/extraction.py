@@ -15,7 +15,7 @@ from pipelines.datasets import Dataset
 from pipelines.plan import ExtractionSettings, PlanError
 from pipelines.run import Outcome, Prepared, prepare_extraction, run_extraction
 from vitrine import exits
-from vitrine.output import console, duration, print_json, print_pairs, size
+from vitrine.output import console, counted, duration, print_json, print_pairs, size
 from vitrine.progress import extraction_bar
 
 
@@ -132,7 +132,8 @@ def _run(prepared: Prepared, cost: Cost, engine: BeamEngine, options: RunOptions
     if outcome.interrupted:
         stands = outcome.committed + outcome.already
         print(
-            f"vitrine: interrupted, {stands} of {outcome.total} shards committed; run the same command to go on",
+            f"vitrine: interrupted, {stands} of {counted(outcome.total, 'shard')} committed; "
+            "run the same command to go on",
             file=sys.stderr,
         )
     return code
@@ -165,7 +166,8 @@ def _invalid_counts(prepared: Prepared, name: str) -> dict[str, int]:
 def _print_cost(prepared: Prepared, cost: Cost, workers: int) -> None:
     spec = prepared.plan.spec
     identity = spec.identity
-    resumed = f" ({prepared.already} of {prepared.already + cost.shards} shards stand)" if prepared.already else ""
+    in_all = counted(prepared.already + cost.shards, "shard")
+    resumed = f" ({prepared.already} of {in_all} stand)" if prepared.already else ""
     print_pairs(
         f"{prepared.name}{resumed}",
         {
@@ -173,10 +175,10 @@ def _print_cost(prepared: Prepared, cost: Cost, workers: int) -> None:
             f"grid {spec.grid[0]} x {spec.grid[1]}",
             "tokens": f"{', '.join(identity.token_kinds)} of layers {', '.join(map(str, identity.layers))}, "
             f"{spec.n_features} features, computed in {identity.compute_dtype}, stored as {identity.storage_dtype}",
-            "to compute": f"{cost.rows} rows in {cost.shards} shards, {size(cost.stored_bytes)} "
+            "to compute": f"{counted(cost.rows, 'row')} in {counted(cost.shards, 'shard')}, {size(cost.stored_bytes)} "
             f"({size(cost.free_bytes)} free)",
             **_reuse_pairs(prepared, cost),
-            "workers": f"{workers} x {prepared.plan.threads} threads, {size(cost.worker_bytes)} each, "
+            "workers": f"{workers} x {counted(prepared.plan.threads, 'thread')}, {size(cost.worker_bytes)} each, "
             f"batch {spec.batch_size}",
             "time": f"about {duration(cost.seconds)}, from one timed batch" if cost.rows else "only that of copying",
         },
@@ -187,10 +189,10 @@ def _reuse_pairs(prepared: Prepared, cost: Cost) -> dict[str, str]:
     """What is copied, and what could be if another environment were allowed."""
     pairs = {}
     if cost.reused:
-        pairs["reused"] = f"{cost.reused} rows, copied from {', '.join(prepared.plan.sources)}"
+        pairs["reused"] = f"{counted(cost.reused, 'row')}, copied from {', '.join(prepared.plan.sources)}"
     refused = [source for source in prepared.sources if source.refused is not None]
     if refused:
-        pairs["not reused"] = "; ".join(f"{s.rows} rows of {s.name}, {s.refused}" for s in refused) + (
+        pairs["not reused"] = "; ".join(f"{counted(s.rows, 'row')} of {s.name}, {s.refused}" for s in refused) + (
             "; --allow-mixed-environment copies them"
         )
     return pairs
@@ -206,9 +208,9 @@ def _print_outcome(outcome: Outcome, cost: Cost) -> None:
     working_s = max(1e-6, outcome.seconds - outcome.start_seconds)
     split = ", ".join(f"{name} {value:.1f} s" for name, value in outcome.split.items() if value)
     rate = f"{cost.rows / working_s:.1f} images/s" if outcome.committed == cost.shards and cost.rows else ""
-    reused = f"{outcome.reused} rows reused, " if outcome.reused else ""
+    reused = f"{counted(outcome.reused, 'row')} reused, " if outcome.reused else ""
     out.print(
-        f"{outcome.feature_set}: {outcome.committed + outcome.already} of {outcome.total} shards committed "
-        f"({outcome.committed} now), {reused}{sum(outcome.invalid.values())} invalid rows, "
-        f"{len(outcome.failures)} failed shards; {duration(working_s)} {rate} ({split})"
+        f"{outcome.feature_set}: {outcome.committed + outcome.already} of {counted(outcome.total, 'shard')} committed "
+        f"({outcome.committed} now), {reused}{counted(sum(outcome.invalid.values()), 'invalid row')}, "
+        f"{counted(len(outcome.failures), 'failed shard')}; {duration(working_s)} {rate} ({split})"
     )

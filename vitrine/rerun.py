@@ -14,7 +14,7 @@ from feature_store.upkeep import Unfinished
 from pipelines.beam_engine import BeamEngine
 from pipelines.plan import ExtractionPlan, PlanError
 from pipelines.run import prepare_rerun, run_extraction
-from vitrine.output import console
+from vitrine.output import console, counted
 from vitrine.progress import extraction_bar
 
 
@@ -75,4 +75,4 @@ def _plan(store: str, folder: str) -> ExtractionPlan:
 
 def _print(rerun: Rerun) -> None:
     verdict = "complete" if rerun.complete else f"not complete: {rerun.reason}"
-    console().print(f"{rerun.feature_set}: {rerun.committed} shards computed again, {verdict}", markup=False)
+    console().print(f"{rerun.feature_set}: {counted(rerun.committed, 'shard')} computed again, {verdict}", markup=False)

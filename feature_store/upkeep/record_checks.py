@@ -72,6 +72,7 @@ def check_aside(inspection: Inspection) -> None:
     if there:
         n_bytes = sum(inspection.sizes[path] for path in there)
         text = (
-            f"{len(there)} files of {n_bytes} bytes were moved aside by `vitrine repair`; `vitrine gc --aside` removes."
+            f"`vitrine repair` moved {len(there)} file{'s' * (len(there) != 1)} of {n_bytes} bytes aside; "
+            "`vitrine gc --aside` removes them."
         )
         inspection.note(layout.ASIDE, "aside", text)
