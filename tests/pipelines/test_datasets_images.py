@@ -385,5 +385,7 @@ def test_a_segmentation_folder_is_told_from_class_folders(tmp_path: Path) -> Non
         (tmp_path / folder).mkdir()
         Image.new("RGB", (8, 8)).save(tmp_path / folder / "a.png")
     (tmp_path / "dataset.json").write_text('{"classes": ["sky", "road"]}')
-    with pytest.raises(ManifestError, match="'train' has masks beside it, in 'trainannot'.*read them as segmentation:"):
+    with pytest.raises(
+        ManifestError, match=r"'train' has masks beside it, in 'trainannot'.*read them as segmentation:"
+    ):
         open_dataset(f"images:{tmp_path}")
