@@ -65,7 +65,8 @@ def _require_free(root: ObjectRoot) -> None:
     if _is_file(root):
         raise StoreError(f"{root.url} is a file, and a store is a folder; choose another --store.")
     others = [name for name in root.list("") if name != _VOLUME_FOLDER and not name.endswith(PARTIAL_SUFFIX)]
-    if others:
+    # Looked up again: what stands there may be a store that another run has made in between, whose first file this is.
+    if others and not root.exists(layout.STORE_FILE):
         raise StoreError(
             f"{root.url} holds {others[0]!r} and no {layout.STORE_FILE}, so it is not a store; choose a new or an "
             "empty folder."

@@ -153,21 +153,12 @@ def prepare_extraction(
     folder = feature_set_folder(stored.spec.name, spec)
     if root.exists(f"{folder}/feature_set.json"):
         spec = with_stored_shape(spec, read_spec(root, folder))
-    receipts = committed_receipts(root, folder, spec)
-    if receipts:
-        # Receipts speak of shards alone: a lost feature_set.json or zarr.json beside them is written again.
-        create_feature_set(root, stored.spec.name, spec)
-        # A run killed between a receipt's rename and the sync of its folder: what is called done here must stay done.
-        root.settle(receipts_folder(folder))
-    missing = missing_shards(shards_of(spec.n_rows, spec.rows_per_shard), receipts)
-    if not missing:
-        root.sweep_partials(folder)  # nothing will be computed here that would do it
-        write_index(root, folder, spec, receipts)  # its writer may have been killed before this
+    n_committed, missing = _settle(root, stored.spec.name, folder, spec)
     done_as = _complete_superset(root, spec)
     environment = None if allow_mixed_environment else current_environment(request.device)
     sources: tuple[Source, ...] = ()
     if missing and not done_as:
-        if receipts and environment is not None:
+        if n_committed and environment is not None:
             require_same_environment(root, folder, environment)
         sources = find_sources(root, stored, spec, missing, environment=environment)
     plan = ExtractionPlan(
@@ -186,10 +177,25 @@ def prepare_extraction(
         dataset=stored.spec.name,
         name=folder.removeprefix("features/"),
         missing=missing,
-        already=len(receipts),
+        already=n_committed,
         done_as=done_as,
         sources=sources,
     )
+
+
+def _settle(root: ObjectRoot, dataset: str, folder: str, spec: FeatureSetSpec) -> tuple[int, tuple[Shard, ...]]:
+    """How many shards are committed, after making sure that they stay so, and those that are missing."""
+    receipts = committed_receipts(root, folder, spec)
+    if receipts:
+        # Receipts speak of shards alone: a lost feature_set.json or zarr.json beside them is written again.
+        create_feature_set(root, dataset, spec)
+        # A run killed between a receipt's rename and the sync of its folder: what is called done here must stay done.
+        root.settle(receipts_folder(folder))
+    missing = missing_shards(shards_of(spec.n_rows, spec.rows_per_shard), receipts)
+    if not missing:
+        root.sweep_partials(folder)  # nothing will be computed here that would do it
+        write_index(root, folder, spec, receipts)  # its writer may have been killed before this
+    return len(receipts), missing
 
 
 def prepare_rerun(plan: ExtractionPlan, *, store: str) -> Prepared:

@@ -183,6 +183,24 @@ def test_a_store_is_made_once_and_opened_again(store_url: str) -> None:
     assert open_store(store_url).names() == []
 
 
+def test_a_store_that_another_run_makes_in_between_is_joined(store_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the look for a store and the look at what else is there."""
+    looks: list[str] = []
+    exists = ObjectRoot.exists
+
+    def late(root: ObjectRoot, path: str) -> bool:
+        there = exists(root, path)
+        if not looks:
+            looks.append(path)
+            create_feature_set(create_store(store_url), "tiny", make_spec())
+        return there
+
+    monkeypatch.setattr(ObjectRoot, "exists", late)
+    root = create_store(store_url)
+    assert looks == ["vitrine.json"]
+    assert root.list("") == ["features", "vitrine.json"]
+
+
 def test_where_there_is_no_store_none_is_opened(store_url: str) -> None:
     with pytest.raises(StoreNotFoundError, match=r"^no store at .*: it has no vitrine\.json\. `vitrine extract"):
         open_store(store_url)
