@@ -274,7 +274,9 @@ def _source(root: ObjectRoot, path: str) -> Any:
     if local is not None:
         return str(local)
     try:
-        return io.BytesIO(root.read(path))
+        # Not io.BytesIO: a thread of Arrow's that lets go of a Python file while the interpreter exits aborts the
+        # process (apache/arrow#33975).
+        return pa.BufferReader(root.read(path))
     except StoreNotFoundError as error:
         raise CorruptError(f"{path} is missing. {_REMEDY}") from error
 

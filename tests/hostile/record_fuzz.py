@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from feature_store import StoreError, read_dataset, read_selection, write_selection
@@ -177,7 +178,7 @@ def _change(record: Any, place: tuple[Any, ...], chance: random.Random) -> None:
 
 def changed_table(content: bytes, chance: random.Random) -> bytes:
     """A manifest that Parquet reads and whose text, numbers or columns are a stranger's."""
-    table = pq.read_table(io.BytesIO(content))
+    table = pq.read_table(pa.BufferReader(content))
     rows = table.to_pylist()
     row, column = chance.choice(rows), chance.choice(table.column_names)
     row[column] = chance.choice([value for value in OTHER_VALUES if isinstance(value, (str, int)) or value is None])
