@@ -16,10 +16,11 @@ from feature_store.errors import (
 from feature_store.identity import FeatureSetSpec, Identity, TokenKind
 from feature_store.manifest import DatasetSpec, annotations_digest, manifest_table, mask_digest, view_id, views_digest
 from feature_store.query import FeatureRows, RowQueries
-from feature_store.reader import FeatureSet, FeatureStore, open_store
+from feature_store.reader import FeatureSet
 from feature_store.receipts import InvalidRow, Receipt, StoredObject
 from feature_store.selections import Selection, dropping, read_selection, selection_names, write_selection
 from feature_store.shards import Shard, missing_shards, shards_of, suggest_rows_per_shard
+from feature_store.store import FeatureStore, open_store
 from feature_store.writer import create_feature_set, create_store, finish_feature_set, write_shard
 
 __all__ = [

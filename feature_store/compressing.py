@@ -18,10 +18,11 @@ from feature_store.compression import (
 from feature_store.errors import StoreError
 from feature_store.identity import FeatureSetSpec, TokenKind
 from feature_store.layout import FEATURES, feature_set_folder
-from feature_store.reader import FeatureSet, FeatureStore
+from feature_store.reader import FeatureSet
 from feature_store.receipts import InvalidRow, Receipt
 from feature_store.shards import Shard, missing_shards
 from feature_store.storage import INT8, Compression
+from feature_store.store import FeatureStore
 from feature_store.writer import committed_receipts, create_feature_set, finish_feature_set, write_shard
 
 # As an extraction calls it when tokens overflow what stores them.

@@ -1,8 +1,7 @@
-"""Opening a store to ask it something: feature sets, their tokens, labels and masks. No backbone, no images."""
+"""One feature set of a store, to ask it something: its tokens, labels and masks. No backbone, no images."""
 
-import re
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from math import prod
 from typing import Any
 
@@ -13,122 +12,23 @@ from feature_store import layout
 from feature_store.arrays import row_bytes, token_layout, valid_layout
 from feature_store.compression import Codec, DecodingReader, read_codecs
 from feature_store.datasets import StoredDataset, dataset_in_force, open_masks
-from feature_store.errors import CorruptError, IncompleteError, StoreError, StoreNotFoundError
+from feature_store.errors import CorruptError, IncompleteError, StoreError
 from feature_store.identity import FeatureSetSpec, TokenKind
-from feature_store.intact import has_checksum
+from feature_store.intact import has_checksum, object_crc32c
 from feature_store.masks import MaskReader
-from feature_store.objects import ObjectRoot, crc32c
+from feature_store.objects import ObjectRoot
 from feature_store.query.patches import PatchChoice, n_chosen, patch_numbers
 from feature_store.query.rows import BLOCK_BYTES, RowQueries
 from feature_store.receipts import InvalidRow, Receipt
 from feature_store.receipts_index import read_index
-from feature_store.roots import open_root
-from feature_store.runs import latest_runs
 from feature_store.shards import Shard, missing_shards, shards_of
 from feature_store.storage import INT8
 from feature_store.token_reader import RowNumbers, Rows, StatedChecksums, TokenReader, missing_object
-from feature_store.writer import check_store, committed_receipts, read_spec
+from feature_store.writer import committed_receipts, read_spec
 
 # A checksum is of a whole object. Rows picked out of a larger one would wait for bytes that nobody asked for.
 _CHECKED_PER_READ = 8
 _CHECKED_ALWAYS_BYTES = 1 << 20
-
-
-def open_store(url: str) -> "FeatureStore":
-    """Open the store at `url` for reading.
-
-    Args:
-        url: a folder or any fsspec URL.
-
-    Raises:
-        StoreNotFoundError: no store stands there.
-    """
-    root = open_root(url)
-    check_store(root)
-    return FeatureStore(root)
-
-
-class FeatureStore:
-    """A store: the feature sets in it."""
-
-    def __init__(self, root: ObjectRoot) -> None:
-        self.root = root
-
-    @property
-    def url(self) -> str:
-        """Where it is, without secrets."""
-        return self.root.url
-
-    def names(self) -> list[str]:
-        """The feature sets, as `dataset-views8/model-digest8`, sorted."""
-        return [
-            f"{dataset}/{model}"
-            for dataset in self.root.list(layout.FEATURES)
-            for model in self.root.list(f"{layout.FEATURES}/{dataset}")
-            if self._has_record(f"{layout.FEATURES}/{dataset}/{model}")
-        ]
-
-    def _has_record(self, folder: str) -> bool:
-        try:
-            return self.root.exists(f"{folder}/feature_set.json")
-        except CorruptError:
-            return False  # a link that leads out of the store: for `verify` to name, and in nobody else's way
-
-    def features(self, name: str | None = None, *, partial: bool = False) -> "FeatureSet":
-        """One feature set.
-
-        Args:
-            partial: let evaluators answer from the committed shards alone where others are missing.
-            name: as `resolve` takes it.
-
-        Raises:
-            StoreNotFoundError: none fits.
-            StoreError: several fit; the error lists them.
-            CorruptError: its record cannot be read.
-        """
-        return FeatureSet(self.root, self.resolve(name), partial=partial)
-
-    def resolve(self, name: str | None = None, *, way_out: str = "name one with --features") -> str:
-        """The whole name of one feature set.
-
-        Args:
-            name: the whole name, `dataset/model`, a dataset, a model, or the first digits of a digest, as long as
-                only one feature set fits; None where the store has only one.
-            way_out: what to tell somebody whose name fits several.
-
-        Raises:
-            StoreNotFoundError: none fits.
-            StoreError: several fit; the error lists them, those extracted last first.
-        """
-        names = self.names()
-        exact = [full for full in names if full == name]
-        fitting = exact or [full for full in names if name is None or _fits(full, name)]
-        if not fitting:
-            there = ", ".join(names) or "none yet"
-            asked = "no feature set" if name is None else f"no feature set fits {name!r}"
-            raise StoreNotFoundError(f"{asked} in {self.url} (there: {there}). `vitrine extract` makes one.")
-        if len(fitting) > 1:
-            raise StoreError(f"{len(fitting)} feature sets fit; {way_out}: {', '.join(self._by_age(fitting))}.")
-        return fitting[0]
-
-    def _by_age(self, names: list[str]) -> list[str]:
-        """The names, newest first and marked; those of which no run tells come last."""
-        runs = latest_runs(self.root)
-        known = sorted((name for name in names if name in runs), key=lambda name: runs[name], reverse=True)
-        return [f"{name} (newest)" for name in known[:1]] + known[1:] + [name for name in names if name not in runs]
-
-
-def _fits(full: str, name: str) -> bool:
-    """Whether `name` is the dataset, or [dataset/](model or first digits of a digest), of the feature set `full`."""
-    dataset, model = full.split("/")
-    dataset_names = {dataset, dataset.rpartition("-")[0]}
-    wanted_dataset, _, wanted_model = name.rpartition("/")
-    model_name, _, digest = model.rpartition("-")
-    dataset_fits = not wanted_dataset or wanted_dataset in dataset_names
-    # Paths hold the first digits of a digest alone; whoever copies all of them out of a record means the same.
-    is_digest = re.fullmatch(r"[0-9a-f]{4,64}", wanted_model) is not None
-    digest_fits = is_digest and digest.startswith(wanted_model[: len(digest)])
-    return name in dataset_names or (dataset_fits and (wanted_model in {model, model_name} or digest_fits))
 
 
 class FeatureSet(RowQueries):
@@ -238,7 +138,7 @@ class FeatureSet(RowQueries):
         if not self.receipts:
             return valid  # a run that has just begun may not have made the array yet
         array = layout.valid_array(self.folder)
-        reader = TokenReader(self.root, array, valid_layout(self.spec), self._checksum_of)
+        reader = TokenReader(self.root, array, valid_layout(self.spec), partial(self._checksum_of, array))
         for receipt in self.receipts.values():
             blocks = reader.blocks(np.arange(receipt.start, receipt.stop), receipt.stop - receipt.start)
             for rows, block in self._intact(blocks, array):
@@ -322,7 +222,7 @@ class FeatureSet(RowQueries):
         number = self._stored_layer(layer, kind)
         self._require_committed(wanted)
         reader = self._reader(number, kind)
-        self._require_intact_where_cheap(layer, kind, wanted)
+        self._require_intact_where_cheap(number, kind, wanted)
         return reader.gather(wanted, patch_numbers(self.spec, kind, patches))
 
     def require_readable(self, layer: int | str, kind: TokenKind, rows: RowNumbers) -> TokenReader | DecodingReader:
@@ -342,11 +242,10 @@ class FeatureSet(RowQueries):
         """As `require_readable`, to be sent to another process: it knows its own shards, not the whole feature set."""
         self.require_readable(layer, kind, rows)
         number = self.layer_number(layer)
-        start = f"{layout.token_array(self.folder, number, kind)}/"
-        shards = np.unique(rows // self.spec.rows_per_shard).tolist()
-        objects = (stored for index in shards if index in self.receipts for stored in self.receipts[index].objects)
-        stated = {f"{self.folder}/{stored.path}": stored.crc32c for stored in objects}
-        own = {path: checksum for path, checksum in stated.items() if path.startswith(start)}
+        array = layout.token_array(self.folder, number, kind)
+        own: dict[str, int] = {}
+        for index in np.unique(rows // self.spec.rows_per_shard).tolist():
+            own |= self._stated(index, array)
         return self._new_reader(number, kind, StatedChecksums(by_path=own))
 
     def iter_blocks(
@@ -402,9 +301,9 @@ class FeatureSet(RowQueries):
                 checked = index
             yield rows, block
 
-    def _require_intact_where_cheap(self, layer: int | str, kind: TokenKind, rows: RowNumbers) -> None:
+    def _require_intact_where_cheap(self, layer: int, kind: TokenKind, rows: RowNumbers) -> None:
         array_layout = token_layout(self.spec, kind)
-        array = layout.token_array(self.folder, self.layer_number(layer), kind)
+        array = layout.token_array(self.folder, layer, kind)
         indices, counts = np.unique(rows // self.spec.rows_per_shard, return_counts=True)
         for index, n_rows in zip(indices.tolist(), counts.tolist(), strict=True):
             size_bytes = array_layout.shard_bytes(self.shards[index].n_rows)
@@ -422,20 +321,13 @@ class FeatureSet(RowQueries):
             self._require_intact(array, index, remote_too=True)
 
     def _require_intact(self, array: str, index: int, *, remote_too: bool = False) -> None:
-        for stored in self.receipts[index].objects:
-            path = f"{self.folder}/{stored.path}"
-            if not path.startswith(f"{array}/"):
-                continue
+        for path, stated in self._stated(index, array).items():
             place = self.root.local_path(path)
             # Behind a URL the check would fetch every object twice; there it is made while a whole shard goes by.
             if place is None and not remote_too:
                 continue
             try:
-                intact = (
-                    crc32c([self.root.read(path)]) == stored.crc32c
-                    if place is None
-                    else has_checksum(place, stored.crc32c)
-                )
+                intact = object_crc32c(self.root, path) == stated if place is None else has_checksum(place, stated)
             except FileNotFoundError as error:
                 raise missing_object(path) from error
             if not intact:
@@ -443,6 +335,16 @@ class FeatureSet(RowQueries):
                     f"{path} is not what its receipt says (checksum): its bytes were changed after they were written. "
                     "Move it away and run the same `vitrine extract` again, which computes that shard alone."
                 )
+
+    def _checksum_of(self, array: str, shard: Shard, path: str) -> int | None:
+        return self._stated(shard.index, array).get(path)
+
+    def _stated(self, index: int, array: str) -> dict[str, int]:
+        """The CRC-32C of each object of a shard in one array, by path, as the receipt states it."""
+        if index not in self.receipts:
+            return {}
+        objects = ((f"{self.folder}/{stored.path}", stored.crc32c) for stored in self.receipts[index].objects)
+        return {path: checksum for path, checksum in objects if path.startswith(f"{array}/")}
 
     def _row_numbers(self, rows: Sequence[int] | slice | np.ndarray[Any, Any]) -> RowNumbers:
         n_rows = self.spec.n_rows
@@ -480,7 +382,8 @@ class FeatureSet(RowQueries):
 
     def _reader(self, layer: int, kind: TokenKind) -> TokenReader | DecodingReader:
         if (layer, kind) not in self._readers:
-            self._readers[layer, kind] = self._new_reader(layer, kind, self._checksum_of)
+            checksum_of = partial(self._checksum_of, layout.token_array(self.folder, layer, kind))
+            self._readers[layer, kind] = self._new_reader(layer, kind, checksum_of)
         return self._readers[layer, kind]
 
     def _new_reader(
@@ -493,12 +396,6 @@ class FeatureSet(RowQueries):
         quantiser = self.codecs[layer, kind].quantiser
         assert quantiser is not None  # what int8 means was checked when feature_set.json was read
         return DecodingReader(reader, quantiser, self.valid)
-
-    def _checksum_of(self, shard: Shard, path: str) -> int | None:
-        """The CRC-32C of an object of a shard, as its receipt states it."""
-        receipt = self.receipts.get(shard.index)
-        stated = {f"{self.folder}/{stored.path}": stored.crc32c for stored in receipt.objects} if receipt else {}
-        return stated.get(path)
 
     def _require_committed(self, rows: np.ndarray[Any, Any]) -> None:
         absent = set((rows // self.spec.rows_per_shard).tolist()) - set(self.receipts)

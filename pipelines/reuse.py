@@ -18,9 +18,9 @@ from jaxtyping import Int64
 from feature_store import FeatureSet, Shard, StoredDataset, StoreError, TokenKind, read_dataset, read_manifest
 from feature_store.identity import FeatureSetSpec
 from feature_store.objects import ObjectRoot
-from feature_store.reader import FeatureStore
 from feature_store.roots import open_root
 from feature_store.runs import earlier_environments
+from feature_store.store import FeatureStore
 from pipelines.environment import environment_difference
 from pipelines.prefetch import with_retries
 

@@ -25,11 +25,11 @@ from feature_store.errors import StoreError
 from feature_store.identity import FeatureSetSpec, Identity, require_same
 from feature_store.layout import FEATURES, feature_set_folder, receipts_folder, run_file
 from feature_store.objects import ObjectRoot
-from feature_store.reader import FeatureStore
 from feature_store.receipts_index import write_index
 from feature_store.records import write_record
 from feature_store.runs import earlier_environments
 from feature_store.shards import missing_shards, shards_of
+from feature_store.store import FeatureStore
 from feature_store.writer import committed_receipts, read_spec
 from pipelines.backbones import Backbone, BackboneRequest, describe_backbone, kernel_name
 from pipelines.backbones.checkpoint import file_sha256

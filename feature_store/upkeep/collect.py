@@ -24,8 +24,9 @@ from feature_store.arrays import shard_objects
 from feature_store.datasets import RECORD_FILE, read_dataset
 from feature_store.errors import StoreError
 from feature_store.objects import ObjectRoot
-from feature_store.reader import FeatureSet, FeatureStore
+from feature_store.reader import FeatureSet
 from feature_store.results import all_results
+from feature_store.store import FeatureStore
 from feature_store.upkeep.inspection import is_partial
 from feature_store.upkeep.removal import FEATURE_SET_FILE, pointed_to, remove_folder
 

@@ -8,12 +8,13 @@ from feature_store import layout
 from feature_store.compression import parameter_objects, read_codecs
 from feature_store.datasets import RECORD_FILE, StoredDataset, put_in_force, read_dataset
 from feature_store.errors import CorruptError, StoreError, StoreNotFoundError
+from feature_store.intact import object_crc32c
 from feature_store.objects import ObjectRoot, crc32c
-from feature_store.reader import FeatureSet, FeatureStore
+from feature_store.reader import FeatureSet
 from feature_store.receipts import Receipt, StoredObject
 from feature_store.receipts_index import drop_index
 from feature_store.selections import read_selection, selection_names
-from feature_store.upkeep.inspection import object_crc32c
+from feature_store.store import FeatureStore
 from feature_store.writer import committed_receipts, create_feature_set, finish_feature_set
 
 _REMEDY = "Run `vitrine verify --deep` and `vitrine repair` on the source, then copy again."

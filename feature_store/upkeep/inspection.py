@@ -8,12 +8,11 @@ from typing import Any
 from feature_store import layout
 from feature_store.durable_files import PARTIAL_SUFFIX
 from feature_store.errors import CorruptError, StoreNotFoundError
-from feature_store.objects import ObjectRoot, crc32c
+from feature_store.intact import object_crc32c
+from feature_store.objects import ObjectRoot
 from feature_store.receipts import StoredObject
 from feature_store.records import parse_record, read_bounded, record_bytes
 from feature_store.upkeep.findings import Finding, ReadProgress
-
-_PIECE_BYTES = 8 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,23 +174,3 @@ class Inspection:
 def is_partial(path: str) -> bool:
     """Whether a path is that of a file that is not finished."""
     return path.rpartition("/")[2].startswith(".") and path.endswith(PARTIAL_SUFFIX)
-
-
-def object_crc32c(root: ObjectRoot, path: str) -> int:
-    """The CRC-32C of an object's bytes, in bounded memory on a local disk.
-
-    Raises:
-        StoreNotFoundError: there is none.
-        OSError: it cannot be read.
-    """
-    place = root.local_path(path)
-    if place is None:
-        return crc32c([root.read(path)])
-    value = 0
-    try:
-        with place.open("rb") as file:
-            while piece := file.read(_PIECE_BYTES):
-                value = crc32c([piece], value)
-    except FileNotFoundError as error:
-        raise root.not_found(path) from error
-    return value

@@ -18,7 +18,7 @@ from feature_store import layout
 from feature_store.datasets import RECORD_FILE, read_pointer
 from feature_store.errors import CorruptError, StoreError, StoreNotFoundError
 from feature_store.objects import ObjectRoot
-from feature_store.reader import FeatureStore
+from feature_store.store import FeatureStore
 
 FEATURE_SET_FILE = "feature_set.json"
 

@@ -11,10 +11,11 @@ from feature_store import layout
 from feature_store.datasets import RECORD_FILE, put_in_force, read_dataset
 from feature_store.errors import CorruptError, StoreError, StoreNotFoundError
 from feature_store.objects import ObjectRoot
-from feature_store.reader import FeatureSet, FeatureStore
+from feature_store.reader import FeatureSet
 from feature_store.records import record_bytes
 from feature_store.runs import planned_spec
 from feature_store.shards import missing_shards
+from feature_store.store import FeatureStore
 from feature_store.upkeep.findings import Finding, ReadProgress
 from feature_store.upkeep.removal import FEATURE_SET_FILE, without_writers
 from feature_store.upkeep.verify import verify_store

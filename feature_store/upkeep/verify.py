@@ -6,7 +6,7 @@ from feature_store import layout
 from feature_store.datasets import StoredDataset
 from feature_store.errors import StoreError
 from feature_store.objects import ObjectRoot
-from feature_store.reader import FeatureStore
+from feature_store.store import FeatureStore
 from feature_store.upkeep.coverage import choose_sample, keep_seen, read_seen
 from feature_store.upkeep.dataset_checks import check_dataset_content, check_datasets
 from feature_store.upkeep.feature_set_checks import InspectedFeatureSet, check_feature_set, check_valid_rows

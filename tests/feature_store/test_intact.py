@@ -43,7 +43,7 @@ def test_a_settled_file_is_read_once_until_it_changes(place: Path, monkeypatch: 
         read.append(path)
         return crc32c([path.read_bytes()])
 
-    monkeypatch.setattr(intact, "_checksum", checksum)
+    monkeypatch.setattr(intact, "file_crc32c", checksum)
     _old(place)
     for _ in range(3):
         assert intact.has_checksum(place, crc32c([b"frozen"]))
