@@ -181,11 +181,10 @@ class RowQueries:
         Raises:
             QueryError, StoreError, IncompleteError: as for `read`.
         """
-        from feature_store.query.torch_rows import TokenStream
+        from feature_store.query.torch_rows import QueriedTokens, TokenStream
 
-        return TokenStream(
-            self, layer=layer, kind=kind, patches=patches, columns=columns, seed=seed, buffer_bytes=buffer_bytes
-        )
+        tokens = QueriedTokens(self, layer=layer, kind=kind, patches=patches, columns=columns)
+        return TokenStream(tokens, seed=seed, buffer_bytes=buffer_bytes)
 
     def to_torch_map(
         self,
@@ -200,9 +199,9 @@ class RowQueries:
         Args:
             layer, kind, patches, columns: as for `to_torch`.
         """
-        from feature_store.query.torch_rows import TokenMap
+        from feature_store.query.torch_rows import QueriedTokens, TokenMap
 
-        return TokenMap(self, layer=layer, kind=kind, patches=patches, columns=columns)
+        return TokenMap(QueriedTokens(self, layer=layer, kind=kind, patches=patches, columns=columns))
 
 
 class FeatureRows(RowQueries):

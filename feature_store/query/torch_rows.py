@@ -25,8 +25,8 @@ Positions = Int64[np.ndarray, "_"]
 _CHUNKS_PER_READ = 16
 
 
-class _Tokens:
-    """The rows with tokens of a query, and their samples."""
+class QueriedTokens:
+    """The rows with tokens of a query, and their samples; the arguments are those of `RowQueries.to_torch`."""
 
     def __init__(
         self,
@@ -68,18 +68,8 @@ class TokenStream(IterableDataset[Sample]):
     batches is not the one that a DataLoader would work out; `n_rows` is the number of samples.
     """
 
-    def __init__(
-        self,
-        query: RowQueries,
-        *,
-        layer: int | str,
-        kind: TokenKind,
-        patches: PatchChoice | None,
-        columns: Sequence[str],
-        seed: int | None,
-        buffer_bytes: int,
-    ) -> None:
-        self._tokens = _Tokens(query, layer=layer, kind=kind, patches=patches, columns=columns)
+    def __init__(self, tokens: QueriedTokens, *, seed: int | None, buffer_bytes: int) -> None:
+        self._tokens = tokens
         self._seed = seed
         self._buffer_bytes = buffer_bytes
         # Shared memory, because persistent workers hold copies of the dataset that no later call would reach.
@@ -105,13 +95,13 @@ class TokenStream(IterableDataset[Sample]):
         else:
             yield from self._shuffled(tokens, worker, n_workers, [self._seed, int(self._epoch[0])])
 
-    def _in_order(self, tokens: _Tokens, worker: int, n_workers: int) -> Iterator[Sample]:
+    def _in_order(self, tokens: QueriedTokens, worker: int, n_workers: int) -> Iterator[Sample]:
         for shard in _shards(tokens)[worker::n_workers]:
             for positions in np.array_split(shard, -(-len(shard) // (_CHUNKS_PER_READ * ROWS_PER_CHUNK))):
                 for position, row in zip(positions.tolist(), tokens.read(positions), strict=True):
                     yield tokens.sample(position, row.copy())
 
-    def _shuffled(self, tokens: _Tokens, worker: int, n_workers: int, seed: list[int]) -> Iterator[Sample]:
+    def _shuffled(self, tokens: QueriedTokens, worker: int, n_workers: int, seed: list[int]) -> Iterator[Sample]:
         shards = _shards(tokens)
         order = np.random.default_rng(seed).permutation(len(shards))[worker::n_workers]
         generator = np.random.default_rng([*seed, 1 + worker])
@@ -134,7 +124,7 @@ class TokenStream(IterableDataset[Sample]):
             yield tokens.sample(waiting[place], waiting_rows[place].copy())
 
 
-def _shards(tokens: _Tokens) -> list[Positions]:
+def _shards(tokens: QueriedTokens) -> list[Positions]:
     """The positions of the rows of each shard that has any."""
     if not len(tokens.rows):
         return []
@@ -143,7 +133,7 @@ def _shards(tokens: _Tokens) -> list[Positions]:
 
 
 def _arriving(
-    tokens: _Tokens, shards: Sequence[Positions], generator: np.random.Generator
+    tokens: QueriedTokens, shards: Sequence[Positions], generator: np.random.Generator
 ) -> Iterator[tuple[int, np.ndarray[Any, Any]]]:
     """Positions with their tokens, chunks in random order within each shard; a chunk is the least that a read costs."""
     for shard in shards:
@@ -158,16 +148,8 @@ def _arriving(
 class TokenMap(Dataset[Sample]):
     """Samples by position: for a sampler of one's own, e.g. one that balances classes."""
 
-    def __init__(
-        self,
-        query: RowQueries,
-        *,
-        layer: int | str,
-        kind: TokenKind,
-        patches: PatchChoice | None,
-        columns: Sequence[str],
-    ) -> None:
-        self._tokens = _Tokens(query, layer=layer, kind=kind, patches=patches, columns=columns)
+    def __init__(self, tokens: QueriedTokens) -> None:
+        self._tokens = tokens
 
     def __len__(self) -> int:
         return len(self._tokens.rows)
