@@ -4,13 +4,16 @@ Every way ends in a file on this machine, so that there is one loading path and 
 with `--weights`, the file inside a package for `demo`, or the file that the hub's cache holds after a download.
 """
 
+import contextlib
 import importlib.metadata
+import logging
 import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import timm
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
+from huggingface_hub import hf_hub_download, try_to_load_from_cache
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RemoteEntryNotFoundError
 
 from pipelines.backbones.architecture import require_plain_vit
 from pipelines.backbones.checkpoint import BackboneError, file_sha256
@@ -96,14 +99,44 @@ def _hub_weights(model: str) -> Path:
     if config is None or not config.hf_hub_id:
         raise BackboneError(f"model {model!r} has no published weights on the hub; give a file with --weights.")
     names = (config.hf_hub_filename,) if config.hf_hub_filename else _HUB_FILES
-    failures: list[Exception] = []
+    reason = "the hub has no such file"
     for name in names:
         try:
-            return Path(hf_hub_download(config.hf_hub_id, name))
-        except (EntryNotFoundError, HfHubHTTPError, ValueError, OSError) as error:
-            failures.append(error)
-    reason = next(iter(str(failures[0]).splitlines()), type(failures[0]).__name__)[:120]
+            with _quiet_hub():
+                return Path(hf_hub_download(config.hf_hub_id, name))
+        except RemoteEntryNotFoundError:
+            continue  # the hub has it under the other name
+        except LocalEntryNotFoundError as error:
+            # Without a network the cache may still have it under the other name, and nothing else will.
+            reason = _first_line(error)
+            if (cached := _cached(config.hf_hub_id, names)) is not None:
+                return cached
+            break
+        except (HfHubHTTPError, ValueError, OSError) as error:
+            reason = _first_line(error)
+            break
     raise BackboneError(
         f"weights of {model!r} ({config.hf_hub_id}) are not in the hub's cache and could not be fetched ({reason}); "
         "give a file with --weights."
-    ) from failures[0]
+    )
+
+
+def _cached(repository: str, names: Sequence[str]) -> Path | None:
+    found = (try_to_load_from_cache(repository, name) for name in names)
+    return next((Path(path) for path in found if isinstance(path, str)), None)
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)[:120].strip()
+
+
+@contextlib.contextmanager
+def _quiet_hub() -> Iterator[None]:
+    """The hub's client tells of every retry; the one line of the error that ends them is enough."""
+    logger = logging.getLogger("huggingface_hub")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
