@@ -17,7 +17,7 @@ from feature_store.compression import (
 )
 from feature_store.errors import StoreError
 from feature_store.identity import FeatureSetSpec, TokenKind
-from feature_store.layout import FEATURES, feature_set_folder
+from feature_store.layout import feature_set_folder, feature_set_name
 from feature_store.reader import FeatureSet
 from feature_store.receipts import InvalidRow, Receipt
 from feature_store.shards import Shard, missing_shards
@@ -100,7 +100,7 @@ def start_compressed(source: FeatureSet, spec: FeatureSetSpec, codecs: Codecs) -
     # First: whoever finds feature_set.json finds its parameters too.
     write_parameters(source.root, feature_set_folder(source.dataset_name, spec), codecs)
     folder = create_feature_set(source.root, source.dataset_name, spec)
-    return FeatureSet(source.root, folder.removeprefix(f"{FEATURES}/"))
+    return FeatureSet(source.root, feature_set_name(folder))
 
 
 def write_compressed(source: FeatureSet, target: FeatureSet) -> Iterator[Receipt]:

@@ -8,6 +8,7 @@ from feature_store.shards import Shard
 
 SCHEMA_NUMBER = 1
 STORE_FILE = "vitrine.json"
+FEATURE_SET_FILE = "feature_set.json"
 FEATURES = "features"
 DATASETS = "datasets"
 SELECTIONS = "selections"
@@ -62,6 +63,16 @@ def feature_set_folder(dataset: str, spec: FeatureSetSpec) -> str:
         f"{FEATURES}/{slug(dataset)}-{spec.identity.views_digest[:_DIGITS]}/"
         f"{slug(spec.model)}-{spec.identity.digest[:_DIGITS]}"
     )
+
+
+def feature_set_name(folder: str) -> str:
+    """The name of the feature set that stands in a folder, as `FeatureStore.names` has it."""
+    return folder.removeprefix(f"{FEATURES}/")
+
+
+def dataset_of(name: str) -> str:
+    """The dataset in a feature set's name, without the digits of its views."""
+    return name.split("/", maxsplit=1)[0].rpartition("-")[0]
 
 
 def tokens_group(folder: str) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 
 from feature_store.errors import CorruptError, StoreNotFoundError
 from feature_store.identity import FeatureSetSpec
-from feature_store.layout import FEATURES, RUNS
+from feature_store.layout import RUNS, feature_set_name
 from feature_store.objects import ObjectRoot
 from feature_store.records import read_record
 
@@ -43,7 +43,7 @@ def latest_runs(root: ObjectRoot) -> dict[str, str]:
         folder, outcome = record.get("feature_set"), record.get("outcome")
         committed_nothing = isinstance(outcome, dict) and outcome.get("committed") == 0
         if isinstance(folder, str) and not committed_nothing:
-            found[folder.removeprefix(f"{FEATURES}/")] = run_id
+            found[feature_set_name(folder)] = run_id
     return found
 
 

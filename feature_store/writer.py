@@ -124,7 +124,7 @@ def create_feature_set(root: ObjectRoot, dataset: str, spec: FeatureSetSpec) -> 
         CorruptError: `spec` itself, or the record that stands there, is not one that could be read again.
     """
     folder = check_feature_set(root, dataset, spec)
-    if not root.put_new(f"{folder}/feature_set.json", record_bytes(spec.to_json())):
+    if not root.put_new(f"{folder}/{layout.FEATURE_SET_FILE}", record_bytes(spec.to_json())):
         require_same(read_spec(root, folder), spec)
     root.remove(f"{folder}/{layout.REMOVED_FILE}")  # whoever began a removal is overruled
     _write_array_metadata(root, folder, spec)
@@ -178,7 +178,7 @@ def read_spec(root: ObjectRoot, folder: str) -> FeatureSetSpec:
         StoreNotFoundError: none there.
         CorruptError: not a record, or changed after it was written.
     """
-    path = f"{folder}/feature_set.json"
+    path = f"{folder}/{layout.FEATURE_SET_FILE}"
     return FeatureSetSpec.from_json(read_record(root, path), name=path)
 
 

@@ -23,7 +23,14 @@ from feature_store import (
 )
 from feature_store.errors import StoreError
 from feature_store.identity import FeatureSetSpec, Identity, require_same
-from feature_store.layout import FEATURES, feature_set_folder, receipts_folder, run_file
+from feature_store.layout import (
+    FEATURE_SET_FILE,
+    FEATURES,
+    feature_set_folder,
+    feature_set_name,
+    receipts_folder,
+    run_file,
+)
 from feature_store.objects import ObjectRoot
 from feature_store.receipts_index import write_index
 from feature_store.records import write_record
@@ -151,7 +158,7 @@ def prepare_extraction(
     stored = register_dataset(root, dataset.spec, dataset.table, dataset.iter_masks())
     spec = feature_set_spec(stored, backbone, settings, attention_kernel=kernel)
     folder = feature_set_folder(stored.spec.name, spec)
-    if root.exists(f"{folder}/feature_set.json"):
+    if root.exists(f"{folder}/{FEATURE_SET_FILE}"):
         spec = with_stored_shape(spec, read_spec(root, folder))
     n_committed, missing = _settle(root, stored.spec.name, folder, spec)
     done_as = _complete_superset(root, spec)
@@ -175,7 +182,7 @@ def prepare_extraction(
         root=root,
         plan=plan,
         dataset=stored.spec.name,
-        name=folder.removeprefix("features/"),
+        name=feature_set_name(folder),
         missing=missing,
         already=n_committed,
         done_as=done_as,
@@ -227,7 +234,7 @@ def prepare_rerun(plan: ExtractionPlan, *, store: str) -> Prepared:
         # Feature sets that the earlier run copied from may be gone or damaged by now.
         plan=replace(plan, store=store, threads=max(1, len(os.sched_getaffinity(0))), sources=()),
         dataset=dataset.spec.name,
-        name=plan.folder.removeprefix("features/"),
+        name=feature_set_name(plan.folder),
         missing=missing_shards(shards_of(spec.n_rows, spec.rows_per_shard), receipts),
         already=len(receipts),
         done_as=None,

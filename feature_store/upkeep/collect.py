@@ -28,7 +28,7 @@ from feature_store.reader import FeatureSet
 from feature_store.results import all_results
 from feature_store.store import FeatureStore
 from feature_store.upkeep.inspection import is_partial
-from feature_store.upkeep.removal import FEATURE_SET_FILE, pointed_to, remove_folder
+from feature_store.upkeep.removal import pointed_to, remove_folder
 
 _DATASET_FOLDER = re.compile(r"[0-9a-f]{8}-[0-9a-f]{8}")
 
@@ -163,7 +163,7 @@ def _old_results(root: ObjectRoot, digests: set[str]) -> Iterator[Garbage]:
 
 
 def _begun_removals(root: ObjectRoot) -> Iterator[Garbage]:
-    for kind, record in ((layout.FEATURES, FEATURE_SET_FILE), (layout.DATASETS, RECORD_FILE)):
+    for kind, record in ((layout.FEATURES, layout.FEATURE_SET_FILE), (layout.DATASETS, RECORD_FILE)):
         for name in root.list(kind):
             folder = f"{kind}/{name}"
             begun = [

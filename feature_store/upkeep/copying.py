@@ -211,7 +211,7 @@ def _copy_shard(copy: _Copy, features: FeatureSet, receipt: Receipt) -> None:
         copy.failed += 1
         copy.failures.append(str(error))
         return
-    copy.record(f"{layout.receipts_folder(features.folder)}/{receipt.shard:06d}.json")
+    copy.record(layout.receipt(features.folder, features.shards[receipt.shard]))
     copy.copied += 1
 
 

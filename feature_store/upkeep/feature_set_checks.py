@@ -45,14 +45,14 @@ def check_feature_set(inspection: Inspection, folder: str) -> InspectedFeatureSe
     receipts = _check_shards(inspection, folder, spec)
     _check_zarr_metadata(inspection, folder, spec, begun=bool(receipts))
     _check_parameters(inspection, folder, spec)
-    name = folder.removeprefix(f"{layout.FEATURES}/")
+    name = layout.feature_set_name(folder)
     found = InspectedFeatureSet(name=name, folder=folder, spec=spec, receipts=receipts)
     _check_dataset(inspection, found)
     return found
 
 
 def _check_record(inspection: Inspection, folder: str) -> FeatureSetSpec | None:
-    path = f"{folder}/feature_set.json"
+    path = f"{folder}/{layout.FEATURE_SET_FILE}"
     if inspection.size_of(path) is None:
         _explain_lost_record(inspection, folder)
         return None
@@ -66,7 +66,7 @@ def _check_record(inspection: Inspection, folder: str) -> FeatureSetSpec | None:
         inspection.problem(path, "record", str(error))
         inspection.know(*inspection.under(folder))
         return None
-    dataset = folder.split("/")[1].rpartition("-")[0]
+    dataset = layout.dataset_of(layout.feature_set_name(folder))
     if layout.feature_set_folder(dataset, spec) != folder:
         text = (
             f"{path} is the record of {layout.feature_set_folder(dataset, spec)}, not of this place. {_RECORD_REMEDY}"
@@ -82,8 +82,9 @@ def _explain_lost_record(inspection: Inspection, folder: str) -> None:
         text = f"the removal of {folder} was begun and not finished; `vitrine gc --yes` or the same `vitrine rm` does."
         inspection.note(folder, "removal", text)
     elif there:
-        text = f"{folder}/feature_set.json is missing, and {len(there)} files stand beside its place. {_RECORD_REMEDY}"
-        inspection.problem(f"{folder}/feature_set.json", "missing", text)
+        path = f"{folder}/{layout.FEATURE_SET_FILE}"
+        text = f"{path} is missing, and {len(there)} files stand beside its place. {_RECORD_REMEDY}"
+        inspection.problem(path, "missing", text)
 
 
 def _check_zarr_metadata(inspection: Inspection, folder: str, spec: FeatureSetSpec, *, begun: bool) -> None:
@@ -115,7 +116,7 @@ def _check_parameters(inspection: Inspection, folder: str, spec: FeatureSetSpec)
         read_codecs(inspection.root, folder, spec)
     except (CorruptError, OSError) as error:
         path = layout.compression_group(folder)
-        inspection.problem(path, "content", str(error), suspects=(f"{folder}/feature_set.json", *objects))
+        inspection.problem(path, "content", str(error), suspects=(f"{folder}/{layout.FEATURE_SET_FILE}", *objects))
     else:
         inspection.objects_checked += len(objects)
 
@@ -211,7 +212,7 @@ def _queue_shard(inspection: Inspection, folder: str, receipt_path: str, receipt
 
 def _check_dataset(inspection: Inspection, found: InspectedFeatureSet) -> None:
     """A feature set means something only beside the manifest of its views."""
-    name = found.name.split("/")[0].rpartition("-")[0]
+    name = layout.dataset_of(found.name)
     views = found.spec.identity.views_digest
     pointer = layout.dataset_pointer(name, views)
     try:
@@ -227,7 +228,7 @@ def _check_dataset(inspection: Inspection, found: InspectedFeatureSet) -> None:
             f"{dataset.folder} has {dataset.n_rows} rows, and {found.name} has {found.spec.n_rows}. Move the wrong one "
             "away and run the same `vitrine extract` again."
         )
-        inspection.problem(f"{found.folder}/feature_set.json", "content", text, suspects=())
+        inspection.problem(f"{found.folder}/{layout.FEATURE_SET_FILE}", "content", text, suspects=())
 
 
 def check_valid_rows(inspection: Inspection, found: InspectedFeatureSet) -> None:
@@ -241,7 +242,7 @@ def check_valid_rows(inspection: Inspection, found: InspectedFeatureSet) -> None
         stated = {entry.row for entry in receipt.invalid}
         stored = {row for row in range(receipt.start, receipt.stop) if not valid[row]}
         if stored != stated:
-            path = f"{found.folder}/receipts/{receipt.shard:06d}.json"
+            path = layout.receipt(found.folder, features.shards[receipt.shard])
             text = (
                 f"{path} names {len(stated)} invalid rows, and the array of valid rows has {len(stored)}, or others. "
                 f"{_SHARD_REMEDY}"

@@ -20,8 +20,6 @@ from feature_store.errors import CorruptError, StoreError, StoreNotFoundError
 from feature_store.objects import ObjectRoot
 from feature_store.store import FeatureStore
 
-FEATURE_SET_FILE = "feature_set.json"
-
 
 @dataclass(frozen=True, kw_only=True)
 class Removable:
@@ -166,7 +164,7 @@ def remove(root: ObjectRoot, removable: Removable) -> None:
 def remove_folder(root: ObjectRoot, folder: str) -> None:
     """Remove the folder of a feature set or dataset, its record first."""
     tombstone = f"{folder}/{layout.REMOVED_FILE}"
-    for record in (FEATURE_SET_FILE, RECORD_FILE):
+    for record in (layout.FEATURE_SET_FILE, RECORD_FILE):
         if root.exists(f"{folder}/{record}"):
             root.move(f"{folder}/{record}", tombstone)
     paths = [path for path, _ in (*root.walk(folder), *root.strays(folder)) if path != tombstone]

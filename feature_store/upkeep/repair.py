@@ -17,7 +17,7 @@ from feature_store.runs import planned_spec
 from feature_store.shards import missing_shards
 from feature_store.store import FeatureStore
 from feature_store.upkeep.findings import Finding, ReadProgress
-from feature_store.upkeep.removal import FEATURE_SET_FILE, without_writers
+from feature_store.upkeep.removal import without_writers
 from feature_store.upkeep.verify import verify_store
 from feature_store.writer import STORE_RECORD, committed_receipts, finish_feature_set, zarr_metadata_files
 
@@ -94,7 +94,7 @@ def repair_store(root: ObjectRoot, *, deep: bool = True, progress: ReadProgress 
             if not now_moved and not now_remade:
                 break
             moved, remade = moved + now_moved, remade + now_remade
-            deep = deep and any(path.endswith(FEATURE_SET_FILE) for path in now_remade)
+            deep = deep and any(path.endswith(layout.FEATURE_SET_FILE) for path in now_remade)
     return RepairReport(
         url=root.url,
         found=tuple(found),
@@ -154,7 +154,7 @@ def _feature_folders(root: ObjectRoot) -> list[str]:
 def _remake_feature_set(root: ObjectRoot, folder: str) -> Iterator[str]:
     """The `zarr.json` files, and the record where the plan of a run tells it."""
     try:
-        spec = FeatureSet(root, folder.removeprefix(f"{layout.FEATURES}/")).spec
+        spec = FeatureSet(root, layout.feature_set_name(folder)).spec
     except StoreNotFoundError:
         planned = planned_spec(root, folder) if any(root.walk(folder)) else None
         if planned is None:
@@ -162,10 +162,10 @@ def _remake_feature_set(root: ObjectRoot, folder: str) -> Iterator[str]:
         spec = planned
     except CorruptError:
         return
-    dataset = folder.split("/")[1].rpartition("-")[0]
+    dataset = layout.dataset_of(layout.feature_set_name(folder))
     if layout.feature_set_folder(dataset, spec) != folder:
         return
-    record = {f"{folder}/{FEATURE_SET_FILE}": record_bytes(spec.to_json())}
+    record = {f"{folder}/{layout.FEATURE_SET_FILE}": record_bytes(spec.to_json())}
     for path, content in (record | zarr_metadata_files(folder, spec)).items():
         # What stands there and is wrong moves aside first.
         if root.put_new(path, content):

@@ -28,7 +28,7 @@ from feature_store import (
     write_shard,
 )
 from feature_store.arrays import row_bytes
-from feature_store.layout import run_file
+from feature_store.layout import feature_set_name, run_file
 from feature_store.manifest import views_digest
 from feature_store.objects import ObjectRoot, crc32c
 from feature_store.records import write_record
@@ -268,7 +268,7 @@ def _commit(work: _Work, progress: Progress | None) -> ImportOutcome:
     finish_feature_set(root, folder, spec)
     invalid = work.digested.invalid
     outcome = ImportOutcome(
-        feature_set=folder.removeprefix("features/"),
+        feature_set=feature_set_name(folder),
         rows=spec.n_rows,
         committed=committed,
         already=len(receipts),
