@@ -1,5 +1,7 @@
 """The records of runs: outside `features/`, since they hold times, hosts and versions."""
 
+import secrets
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -8,6 +10,21 @@ from feature_store.identity import FeatureSetSpec
 from feature_store.layout import RUNS, feature_set_name
 from feature_store.objects import ObjectRoot
 from feature_store.records import read_record
+
+_TIME = "%Y%m%dT%H%M%S"
+
+
+def new_run_id() -> str:
+    """An id for a run that begins now: the second, by which ids sort, and a random part for others of that second."""
+    return f"{datetime.now(UTC):{_TIME}}-{secrets.token_hex(3)}"
+
+
+def run_time(run_id: str) -> datetime | None:
+    """When a run began, as its id says; None for an id that says no time."""
+    try:
+        return datetime.strptime(run_id.partition("-")[0], _TIME).replace(tzinfo=UTC)
+    except ValueError:
+        return None
 
 
 def earlier_environments(root: ObjectRoot, feature_set: str) -> list[dict[str, Any]]:
@@ -18,16 +35,11 @@ def earlier_environments(root: ObjectRoot, feature_set: str) -> list[dict[str, A
     not.
     """
     found: list[dict[str, Any]] = []
-    for run_id in _run_ids(root):
-        try:
-            record = read_record(root, f"{RUNS}/{run_id}/run.json")
-        except (CorruptError, StoreNotFoundError):
-            continue
-        environment, outcome = record.get("environment"), record.get("outcome")
+    for _, record in _records(root, "run.json", _run_ids(root)):
+        environment = record.get("environment")
         if record.get("feature_set") != feature_set or not isinstance(environment, dict):
             continue
-        committed_nothing = isinstance(outcome, dict) and outcome.get("committed") == 0
-        if not committed_nothing:
+        if not _committed_nothing(record):
             found += [one for one in (environment, *_copied_along(record)) if one not in found]
     return found
 
@@ -35,23 +47,30 @@ def earlier_environments(root: ObjectRoot, feature_set: str) -> list[dict[str, A
 def latest_runs(root: ObjectRoot) -> dict[str, str]:
     """The id of the latest run that made or extended each feature set, by the feature set's name; see `run_time`."""
     found: dict[str, str] = {}
-    for run_id in _run_ids(root):
-        try:
-            record = read_record(root, f"{RUNS}/{run_id}/run.json")
-        except (CorruptError, StoreNotFoundError):
-            continue
-        folder, outcome = record.get("feature_set"), record.get("outcome")
-        committed_nothing = isinstance(outcome, dict) and outcome.get("committed") == 0
-        if isinstance(folder, str) and not committed_nothing:
+    for run_id, record in _records(root, "run.json", _run_ids(root)):
+        folder = record.get("feature_set")
+        if isinstance(folder, str) and not _committed_nothing(record):
             found[feature_set_name(folder)] = run_id
     return found
 
 
-def run_time(run_id: str) -> datetime | None:
-    """When a run began, as its id says; None for an id that says no time."""
+def stored_plan(root: ObjectRoot, feature_set: str) -> dict[str, Any] | None:
+    """The plan of the latest run that worked on a feature set, as its pipeline wrote it; None where none can be read.
+
+    Args:
+        root: the store.
+        feature_set: its folder.
+    """
+    plans = _records(root, "plan.json", reversed(_run_ids(root)))
+    return next((plan for _, plan in plans if plan.get("folder") == feature_set), None)
+
+
+def planned_spec(root: ObjectRoot, feature_set: str) -> FeatureSetSpec | None:
+    """The record that a feature set had when it was last worked on; None where no plan tells it."""
+    spec = (stored_plan(root, feature_set) or {}).get("spec")
     try:
-        return datetime.strptime(run_id.partition("-")[0], "%Y%m%dT%H%M%S").replace(tzinfo=UTC)
-    except ValueError:
+        return FeatureSetSpec.from_json(spec, name=f"the plan of {feature_set}") if isinstance(spec, dict) else None
+    except CorruptError:
         return None
 
 
@@ -63,30 +82,20 @@ def _run_ids(root: ObjectRoot) -> list[str]:
         return []
 
 
-def stored_plan(root: ObjectRoot, feature_set: str) -> dict[str, Any] | None:
-    """The plan of the latest run that worked on a feature set, as its pipeline wrote it; None where none can be read.
-
-    Args:
-        root: the store.
-        feature_set: its folder.
-    """
-    for run_id in reversed(_run_ids(root)):
+def _records(root: ObjectRoot, file: str, run_ids: Iterable[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The record of this name of each of these runs, with the run's id; runs that have none to read are passed over."""
+    for run_id in run_ids:
         try:
-            plan = read_record(root, f"{RUNS}/{run_id}/plan.json")
+            record = read_record(root, f"{RUNS}/{run_id}/{file}")
         except (CorruptError, StoreNotFoundError):
             continue
-        if plan.get("folder") == feature_set:
-            return plan
-    return None
+        yield run_id, record
 
 
-def planned_spec(root: ObjectRoot, feature_set: str) -> FeatureSetSpec | None:
-    """The record that a feature set had when it was last worked on; None where no plan tells it."""
-    spec = (stored_plan(root, feature_set) or {}).get("spec")
-    try:
-        return FeatureSetSpec.from_json(spec, name=f"the plan of {feature_set}") if isinstance(spec, dict) else None
-    except CorruptError:
-        return None
+def _committed_nothing(record: dict[str, Any]) -> bool:
+    """Whether a run says so; one that was killed says nothing."""
+    outcome = record.get("outcome")
+    return isinstance(outcome, dict) and outcome.get("committed") == 0
 
 
 def _copied_along(record: dict[str, Any]) -> list[dict[str, Any]]:

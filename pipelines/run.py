@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import secrets
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -34,7 +33,7 @@ from feature_store.layout import (
 from feature_store.objects import ObjectRoot
 from feature_store.receipts_index import write_index
 from feature_store.records import write_record
-from feature_store.runs import earlier_environments
+from feature_store.runs import earlier_environments, new_run_id
 from feature_store.shards import missing_shards, shards_of
 from feature_store.store import FeatureStore
 from feature_store.writer import committed_receipts, read_spec
@@ -289,7 +288,7 @@ def run_extraction(
         create_feature_set(root, prepared.dataset, plan.spec)
         root.sweep_partials(plan.folder)
         record = _run_record(prepared, engine, workers)
-        run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
+        run_id = new_run_id()
         write_record(root, run_file(run_id, "run.json"), record)
         # Without what a URL may say of its user: whoever reruns it names the store again.
         write_record(root, run_file(run_id, "plan.json"), json.loads(replace(plan, store=root.url).to_json()))

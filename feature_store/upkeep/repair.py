@@ -4,7 +4,6 @@ import contextlib
 import secrets
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 from feature_store import layout
@@ -13,7 +12,7 @@ from feature_store.errors import CorruptError, StoreError, StoreNotFoundError
 from feature_store.objects import ObjectRoot
 from feature_store.reader import FeatureSet
 from feature_store.records import record_bytes
-from feature_store.runs import planned_spec
+from feature_store.runs import new_run_id, planned_spec
 from feature_store.shards import missing_shards
 from feature_store.store import FeatureStore
 from feature_store.upkeep.findings import Finding, ReadProgress
@@ -83,7 +82,7 @@ def repair_store(root: ObjectRoot, *, deep: bool = True, progress: ReadProgress 
         OSError: the store cannot be written.
     """
     with without_writers(root, "repair"):
-        folder = f"{layout.ASIDE}/{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
+        folder = f"{layout.ASIDE}/{new_run_id()}"
         found: list[Finding] = []
         moved: list[str] = []
         remade: list[str] = []

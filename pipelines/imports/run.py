@@ -2,7 +2,6 @@
 
 import hashlib
 import platform
-import secrets
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -32,6 +31,7 @@ from feature_store.layout import feature_set_name, run_file
 from feature_store.manifest import views_digest
 from feature_store.objects import ObjectRoot, crc32c
 from feature_store.records import write_record
+from feature_store.runs import new_run_id
 from feature_store.shards import ROWS_PER_CHUNK
 from feature_store.storage import STORAGE_DTYPES
 from feature_store.writer import check_feature_set, committed_receipts
@@ -253,7 +253,7 @@ def _commit(work: _Work, progress: Progress | None) -> ImportOutcome:
     root.sweep_partials(folder)
     receipts = committed_receipts(root, folder, spec)
     missing = missing_shards(shards, receipts)
-    run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
+    run_id = new_run_id()
     record = _run_record(folder, spec, work.vectors.layout, len(missing))
     if missing:
         write_record(root, run_file(run_id, "run.json"), record)

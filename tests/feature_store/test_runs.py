@@ -1,12 +1,13 @@
 """runs: under which environments a feature set may have been begun."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from feature_store import create_store
+from feature_store.layout import check_segment
 from feature_store.objects import ObjectRoot
 from feature_store.records import write_record
-from feature_store.runs import earlier_environments, latest_runs, run_time
+from feature_store.runs import earlier_environments, latest_runs, new_run_id, run_time
 
 _FOLDER = "features/tiny/vit"
 
@@ -52,3 +53,14 @@ def test_the_latest_run_that_may_have_committed_dates_a_feature_set(store_url: s
     assert latest_runs(root) == {"tiny/vit": "20260102T030405-a", "tiny/another": "20251231T030405-d"}
     assert run_time("20260102T030405-a") == datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
     assert run_time("last") is None
+
+
+def test_a_new_id_says_when_its_run_began_and_is_no_other_run_s() -> None:
+    before = datetime.now(UTC).replace(microsecond=0)
+    ids = [new_run_id(), new_run_id()]
+    assert ids[0] != ids[1]
+    for run_id in ids:
+        began = run_time(run_id)
+        assert began is not None
+        assert before <= began <= before + timedelta(minutes=1)
+        assert check_segment(run_id) == run_id
