@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,22 +11,11 @@ import torch
 
 from feature_store import read_dataset, read_manifest
 from feature_store.arrays import row_bytes
-from feature_store.errors import StoreError
-from feature_store.objects import ObjectRoot
+from feature_store.space import free_bytes, require_free
 from pipelines.meter import Meter
 from pipelines.plan import view_columns, views_of
 from pipelines.prefetch import prepare_views
 from pipelines.run import Prepared
-
-# Free space to leave: receipts, zarr.json files, and whatever else the machine does.
-_SPARE_BYTES = 64 << 20
-
-
-class NoSpaceError(StoreError, OSError):
-    """The store's disk is too small for what is planned."""
-
-    def __str__(self) -> str:
-        return str(self.args[0])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +53,7 @@ def estimate_cost(prepared: Prepared, *, workers: int = 1) -> Cost:
         reused=rows - sum(computed),
         shards=len(prepared.missing),
         stored_bytes=rows * row_bytes(plan.spec),
-        free_bytes=_free_bytes(prepared.root),
+        free_bytes=free_bytes(prepared.root),
         worker_bytes=_resident_bytes(),
         seconds=_seconds_per_batch(prepared) * n_batches / workers if n_batches else 0.0,
     )
@@ -120,17 +108,8 @@ def require_space(cost: Cost, url: str) -> None:
     Raises:
         NoSpaceError: the free space is short of what the run will write.
     """
-    if cost.free_bytes is not None and cost.stored_bytes + _SPARE_BYTES > cost.free_bytes:
-        raise NoSpaceError(
-            f"{url} has {cost.free_bytes / 1e6:.1f} MB free, and this run writes {cost.stored_bytes / 1e6:.1f} MB and "
-            f"keeps {_SPARE_BYTES / 1e6:.0f} MB spare; "
-            "free some space, choose another --store, fewer --layers or --tokens, or tiles that are larger."
-        )
-
-
-def _free_bytes(root: ObjectRoot) -> int | None:
-    place = root.local_path("")
-    return None if place is None else shutil.disk_usage(place).free
+    way_out = "free some space, choose another --store, fewer --layers or --tokens, or tiles that are larger"
+    require_free(cost.free_bytes, cost.stored_bytes, url=url, way_out=way_out)
 
 
 def _resident_bytes() -> int:

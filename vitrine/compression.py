@@ -1,7 +1,6 @@
 """One compression as a user asks for it: fit on the training rows, then every shard; or what stands already."""
 
 import hashlib
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -18,11 +17,10 @@ from feature_store.compressing import (
     start_compressed,
     write_compressed,
 )
-from feature_store.identity import TOKEN_KINDS, FeatureSetSpec
+from feature_store.identity import TOKEN_KINDS
+from feature_store.space import free_bytes, require_free
 from feature_store.storage import INT8, STORAGE_DTYPES
 from vitrine.exits import UsageError
-
-_SPARE_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +135,12 @@ def compress(
         spec = compressed_spec(
             source, codecs, storage_dtype=request.storage, fitted_on=fitted_on, fitted_rows_sha256=rows_sha256
         )
-        _require_space(source, spec)
+        require_free(
+            free_bytes(source.root),
+            spec.n_rows * row_bytes(spec),
+            url=source.root.url,
+            way_out="free some space, or name fewer --tokens",
+        )
         target = start_compressed(source, spec, codecs)
     n_missing = len(missing_compressed(target))
     for done, _ in enumerate(write_compressed(source, target), 1):
@@ -176,15 +179,3 @@ def _fit_all(
         )
         for layer, kind in names
     }
-
-
-def _require_space(source: FeatureSet, spec: FeatureSetSpec) -> None:
-    place = source.root.local_path("")
-    if place is None:
-        return
-    needed, free = spec.n_rows * row_bytes(spec) + _SPARE_BYTES, shutil.disk_usage(place).free
-    if needed > free:
-        raise StoreError(
-            f"{source.root.url} has {free / 1e6:.1f} MB free, and this writes {needed / 1e6:.1f} MB with some to "
-            "spare; free some space, or name fewer --tokens."
-        )

@@ -2,7 +2,6 @@
 
 import hashlib
 import platform
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -33,9 +32,9 @@ from feature_store.objects import ObjectRoot, crc32c
 from feature_store.records import write_record
 from feature_store.runs import new_run_id
 from feature_store.shards import ROWS_PER_CHUNK
+from feature_store.space import free_bytes, require_free
 from feature_store.storage import STORAGE_DTYPES
 from feature_store.writer import check_feature_set, committed_receipts
-from pipelines.cost import Cost, require_space
 from pipelines.extract import NON_FINITE
 from pipelines.imports.dataset import ImportedDataset
 from pipelines.imports.source_arrays import ImportRefusedError, Positions, Values
@@ -301,19 +300,10 @@ def _require_room(root: ObjectRoot, dataset: str, spec: FeatureSetSpec) -> None:
     """Refuse a feature set that does not fit what stands in its place, or whose shards the disk cannot take."""
     folder = check_feature_set(root, dataset, spec)
     missing = missing_shards(shards_of(spec.n_rows, spec.rows_per_shard), committed_receipts(root, folder, spec))
-    if not missing:
-        return
-    place = root.local_path("")
-    rows = sum(shard.n_rows for shard in missing)
-    cost = Cost(
-        rows=rows,
-        shards=len(missing),
-        stored_bytes=rows * row_bytes(spec),
-        free_bytes=None if place is None else shutil.disk_usage(place).free,
-        worker_bytes=0,
-        seconds=0.0,
-    )
-    require_space(cost, root.url)
+    if missing:
+        needed_bytes = sum(shard.n_rows for shard in missing) * row_bytes(spec)
+        way_out = "free some space, or choose another --store"
+        require_free(free_bytes(root), needed_bytes, url=root.url, way_out=way_out)
 
 
 def _run_record(folder: str, spec: FeatureSetSpec, layout: str, n_missing: int) -> dict[str, Any]:

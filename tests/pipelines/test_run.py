@@ -10,9 +10,10 @@ import pytest
 
 from feature_store import IdentityMismatchError, Shard, open_store
 from feature_store.arrays import row_bytes
+from feature_store.space import NoSpaceError
 from pipelines.backbones import BackboneRequest
 from pipelines.beam_engine import BeamEngine
-from pipelines.cost import NoSpaceError, estimate_cost, require_space
+from pipelines.cost import estimate_cost, require_space
 from pipelines.failures import ShardFailure
 from pipelines.plan import ExtractionPlan
 from pipelines.run import Prepared, run_extraction

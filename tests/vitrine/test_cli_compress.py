@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -102,3 +103,15 @@ def test_what_is_compressed_is_not_compressed_again(vitrine: Run, store: Path) -
     ran = vitrine("compress", store, "--features", made["feature_set"], "--pca", 8)
     assert ran.code == 1
     assert "compressed already (int8)" in ran.err
+
+
+def test_a_compression_that_would_fill_the_disk_is_refused(
+    vitrine: Run, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = sorted(store.rglob("*"))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1_000_000))
+    ran = vitrine("compress", store, "--storage", "int8")
+    assert ran.code == 1
+    halved = open_store(str(store)).features().stored_bytes / 2  # of float16
+    assert f"has 1.0 MB free, and this run writes {halved / 1e6:.1f} MB and keeps 67 MB spare; free some" in ran.err
+    assert sorted(store.rglob("*")) == before
