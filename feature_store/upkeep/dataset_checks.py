@@ -6,7 +6,7 @@ from feature_store import layout
 from feature_store.datasets import RECORD_FILE, StoredDataset, open_masks, read_dataset, read_manifest, read_pointer
 from feature_store.errors import CorruptError, StoreError, StoreNotFoundError
 from feature_store.manifest import annotations_digest, check_manifest, mask_digest, views_digest
-from feature_store.upkeep.inspection import Inspection, StatedData, is_partial
+from feature_store.upkeep.inspection import Inspection, StatedData
 
 _REMEDY = "`vitrine repair` moves it aside, and the same `vitrine extract` registers the dataset again."
 _POINTER = re.compile(r"[0-9a-f]{8}\.json")
@@ -47,7 +47,11 @@ def _check_pointer(inspection: Inspection, path: str) -> None:
 def _check_dataset(inspection: Inspection, folder: str) -> StoredDataset | None:
     path = f"{folder}/{RECORD_FILE}"
     if inspection.size_of(path) is None:
-        _explain_lost_record(inspection, folder)
+        if inspection.left_behind(folder):
+            text = (
+                f"{folder} has no {RECORD_FILE}: it is being registered, or that was cut off; `vitrine gc` removes it."
+            )
+            inspection.note(folder, "unfinished", text)
         return None
     if inspection.record(path, _REMEDY) is None:
         inspection.know(*inspection.under(folder))
@@ -63,17 +67,6 @@ def _check_dataset(inspection: Inspection, folder: str) -> StoredDataset | None:
         inspection.problem(path, "record", f"{path} is the record of {place}, not of this place. {_REMEDY}")
     _queue_parts(inspection, dataset)
     return dataset
-
-
-def _explain_lost_record(inspection: Inspection, folder: str) -> None:
-    there = [path for path in inspection.under(folder) if not is_partial(path)]
-    inspection.know(*there)
-    if f"{folder}/{layout.REMOVED_FILE}" in there:
-        text = f"the removal of {folder} was begun and not finished; `vitrine gc --yes` or the same `vitrine rm` does."
-        inspection.note(folder, "removal", text)
-    elif there:
-        text = f"{folder} has no {RECORD_FILE}: it is being registered, or that was cut off; `vitrine gc` removes it."
-        inspection.note(folder, "unfinished", text)
 
 
 def _queue_parts(inspection: Inspection, dataset: StoredDataset) -> None:

@@ -12,7 +12,7 @@ from feature_store.reader import FeatureSet
 from feature_store.receipts import Receipt
 from feature_store.receipts_index import contradiction
 from feature_store.shards import Shard
-from feature_store.upkeep.inspection import Inspection, StatedData, is_partial
+from feature_store.upkeep.inspection import Inspection, StatedData
 from feature_store.writer import states_shard, zarr_metadata_files
 
 _MOST_DIGITS = 12
@@ -54,7 +54,10 @@ def check_feature_set(inspection: Inspection, folder: str) -> InspectedFeatureSe
 def _check_record(inspection: Inspection, folder: str) -> FeatureSetSpec | None:
     path = f"{folder}/{layout.FEATURE_SET_FILE}"
     if inspection.size_of(path) is None:
-        _explain_lost_record(inspection, folder)
+        there = inspection.left_behind(folder)
+        if there:
+            text = f"{path} is missing, and {len(there)} files stand beside its place. {_RECORD_REMEDY}"
+            inspection.problem(path, "missing", text)
         return None
     content = inspection.record(path, _RECORD_REMEDY)
     if content is None:
@@ -73,18 +76,6 @@ def _check_record(inspection: Inspection, folder: str) -> FeatureSetSpec | None:
         )
         inspection.problem(path, "record", text)
     return spec
-
-
-def _explain_lost_record(inspection: Inspection, folder: str) -> None:
-    there = [path for path in inspection.under(folder) if not is_partial(path)]
-    inspection.know(*there)
-    if f"{folder}/{layout.REMOVED_FILE}" in there:
-        text = f"the removal of {folder} was begun and not finished; `vitrine gc --yes` or the same `vitrine rm` does."
-        inspection.note(folder, "removal", text)
-    elif there:
-        path = f"{folder}/{layout.FEATURE_SET_FILE}"
-        text = f"{path} is missing, and {len(there)} files stand beside its place. {_RECORD_REMEDY}"
-        inspection.problem(path, "missing", text)
 
 
 def _check_zarr_metadata(inspection: Inspection, folder: str, spec: FeatureSetSpec, *, begun: bool) -> None:

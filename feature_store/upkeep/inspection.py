@@ -110,6 +110,16 @@ class Inspection:
         self.objects_checked += 1
         return content
 
+    def left_behind(self, folder: str) -> list[str]:
+        """The files that stand where a record is lost, which belong; none where a removal was begun, which is noted."""
+        there = [path for path in self.under(folder) if not is_partial(path)]
+        self.know(*there)
+        if f"{folder}/{layout.REMOVED_FILE}" not in there:
+            return there
+        text = f"the removal of {folder} was begun and not finished; `vitrine gc --yes` or the same `vitrine rm` does."
+        self.note(folder, "removal", text)
+        return []
+
     def stands(self, path: str, size_bytes: int, *, remedy: str, suspects: tuple[str, ...]) -> bool:
         """Whether a stated object is there in its size; a problem where it is not."""
         self.know(path)
