@@ -10,9 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from feature_store.arrow_lists import fixed_lists
 from feature_store.canonical import canonical_json
 from feature_store.exports.atomic import appearing_file
-from feature_store.exports.parquet import METADATA_KEY, nested
+from feature_store.exports.parquet import METADATA_KEY
 from feature_store.exports.patch_rows import PATCH_FIELDS, patch_columns
 from feature_store.exports.places import ExportRefusedError
 from feature_store.exports.projection import project
@@ -72,7 +73,7 @@ def write_atlas(
                 columns = _columns(subject, block, per_row=per_row, patches=patches)
                 stop = done + per_row * len(block.rows)
                 if points is None:
-                    columns["vector"] = nested(block.values.reshape(-1, width))
+                    columns["vector"] = fixed_lists(block.values.reshape(-1, width).astype(np.float32, copy=False))
                 else:
                     columns |= {f"projection_{axis}": pa.array(points[done:stop, i]) for i, axis in enumerate("xy")}
                 writer.write_table(pa.table(columns, schema=schema))

@@ -6,11 +6,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from feature_store.arrow_lists import fixed_lists, fixed_lists_type
 from feature_store.canonical import canonical_json
 from feature_store.exports.atomic import appearing_file
 from feature_store.exports.patch_rows import PATCH_FIELDS, patch_columns
 from feature_store.exports.places import ExportRefusedError
-from feature_store.exports.subject import Block, ExportSubject, Values
+from feature_store.exports.subject import Block, ExportSubject
 from feature_store.manifest import MANIFEST_SCHEMA
 
 _VIEW_COLUMNS = (
@@ -54,9 +55,7 @@ def write_parquet(subject: ExportSubject, place: Path, *, overwrite: bool, patch
 
 def _schema(subject: ExportSubject, *, patches: bool) -> pa.Schema:
     shape = subject.row_shape[1:] if patches else subject.row_shape
-    vector: pa.DataType = pa.float32()
-    for length in reversed(shape):
-        vector = pa.list_(vector, length)
+    vector = fixed_lists_type(shape, np.dtype(np.float32))
     fields = [pa.field("row", pa.int64()), *(MANIFEST_SCHEMA.field(name) for name in _VIEW_COLUMNS)]
     fields += [pa.field("class", pa.string()), *(PATCH_FIELDS if patches else ()), pa.field("vector", vector)]
     return pa.schema(fields, metadata={METADATA_KEY: canonical_json(subject.record("parquet")).encode()})
@@ -75,16 +74,8 @@ def table_columns(subject: ExportSubject, block: Block, *, patches: bool) -> dic
         columns = {name: column.take(repeated) for name, column in columns.items()}
         columns |= patch_columns(subject, block)
         values = values.reshape(-1, values.shape[-1])
-    columns["vector"] = nested(values)
+    columns["vector"] = fixed_lists(values.astype(np.float32, copy=False))
     return columns
-
-
-def nested(values: Values) -> pa.Array:
-    """[rows, ...] as an array of lists of fixed lengths, float32."""
-    array = pa.array(np.ascontiguousarray(values, dtype=np.float32).reshape(-1))
-    for length in reversed(values.shape[1:]):
-        array = pa.FixedSizeListArray.from_arrays(array, length)
-    return array
 
 
 def _one_chunk(column: pa.ChunkedArray) -> pa.Array:

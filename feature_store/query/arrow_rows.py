@@ -1,11 +1,11 @@
 """Rows as a stream of Arrow record batches: columns of the manifest beside fixed-size lists of tokens."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from feature_store.arrow_lists import fixed_lists, fixed_lists_type
 from feature_store.errors import QueryError
 from feature_store.identity import TokenKind
 from feature_store.query.columns import column_batches, column_schema
@@ -36,7 +36,7 @@ def arrow_rows(
     rows = rows[features.valid[rows]]
     item_shape = _item_shape(features, kind, patches)
     dtype = np.dtype(features.spec.identity.value_dtype)
-    schema = schema.append(pa.field(kind, _list_type(item_shape, dtype)))
+    schema = schema.append(pa.field(kind, fixed_lists_type(item_shape, dtype)))
     rows_per_batch = max(1, block_bytes // (int(np.prod(item_shape)) * dtype.itemsize))
 
     def batches() -> Iterator[pa.RecordBatch]:
@@ -69,19 +69,9 @@ def _item_shape(features: FeatureSet, kind: TokenKind, patches: PatchChoice | No
     return shape if numbers is None else (n_chosen(features.spec, numbers), *shape[1:])
 
 
-def _list_type(shape: tuple[int, ...], dtype: np.dtype[Any]) -> pa.DataType:
-    kind = pa.from_numpy_dtype(dtype)
-    for length in reversed(shape):
-        kind = pa.list_(kind, length)
-    return kind
-
-
 def _tokens(
     features: FeatureSet, rows: RowNumbers, *, layer: int | str, kind: TokenKind, patches: PatchChoice | None
 ) -> pa.Array:
-    """The tokens of valid rows of one shard as nested fixed-size lists that share the block's memory."""
+    """The tokens of valid rows of one shard; they share the block's memory."""
     ((_, tokens),) = features.iter_blocks(layer, kind, rows=rows, patches=patches, block_bytes=1 << 62)
-    nested = pa.array(np.ascontiguousarray(tokens).reshape(-1))
-    for length in reversed(tokens.shape[1:]):
-        nested = pa.FixedSizeListArray.from_arrays(nested, length)
-    return nested
+    return fixed_lists(tokens)
