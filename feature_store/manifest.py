@@ -19,11 +19,12 @@ from feature_store.canonical import digest_of
 from feature_store.errors import ManifestError
 from feature_store.masks import Mask, checked_mask
 
-TILE_TYPE = pa.struct([(name, pa.int32()) for name in ("x", "y", "width", "height")])
+TILE_AXES = ("x", "y", "width", "height")
+TILE_TYPE = pa.struct([(name, pa.int32()) for name in TILE_AXES])
 TRANSFORM_TYPE = pa.struct([("name", pa.string()), ("parameters", pa.string())])
 OBJECT_TYPE = pa.struct(
     [
-        ("box", pa.struct([(name, pa.float32()) for name in ("x", "y", "width", "height")])),
+        ("box", pa.struct([(name, pa.float32()) for name in TILE_AXES])),
         ("instance_id", pa.int64()),
         ("category", pa.int32()),
         ("polygon", pa.list_(pa.float32())),
@@ -52,7 +53,6 @@ MAX_OBJECTS_PER_VIEW = 100_000
 MAX_URI_BYTES = 4096
 _ROWS_PER_UPDATE = 8192
 _SHOWN_CHARACTERS = 200
-_TILE_AXES = ("x", "y", "width", "height")
 _DRIVE = re.compile(r"^[A-Za-z]:")
 _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://")
 
@@ -144,7 +144,7 @@ def _complete_row(row: Mapping[str, Any]) -> dict[str, Any]:
         raise ManifestError(f"a row has uri {uri!r} and image_sha256 {key!r}; every view needs both, as text.")
     check_relative_uri(uri)
     try:
-        box = [tile[axis] for axis in _TILE_AXES] if tile else None
+        box = [tile[axis] for axis in TILE_AXES] if tile else None
         change = (transform["name"], transform["parameters"]) if transform else None
     except (KeyError, TypeError) as error:
         raise ManifestError(
@@ -158,7 +158,7 @@ def _row_order(row: dict[str, Any]) -> tuple[bytes, tuple[int, ...], tuple[str, 
     tile, transform = row["tile"], row["transform"]
     return (
         row["uri"].encode(),
-        tuple(tile[axis] for axis in _TILE_AXES) if tile else (),
+        tuple(tile[axis] for axis in TILE_AXES) if tile else (),
         (transform["name"], transform["parameters"]) if transform else (),
     )
 

@@ -32,6 +32,7 @@ from PIL import (
 )
 
 from feature_store.errors import ManifestError
+from feature_store.manifest import TILE_AXES
 
 ReasonCode = Literal[
     "missing", "empty", "truncated", "too_large", "not_an_image", "corrupt", "unsupported", "outside_root",
@@ -338,7 +339,7 @@ def tile_box(tile: Mapping[str, int]) -> tuple[int, int, int, int]:
     Raises:
         ManifestError: an empty tile, one beyond `MAX_TILE_PIXELS`, or a null among its numbers.
     """
-    x, y, width, height = (tile[axis] for axis in ("x", "y", "width", "height"))
+    x, y, width, height = (tile[axis] for axis in TILE_AXES)
     if None in (x, y, width, height) or width <= 0 or height <= 0 or width * height > MAX_TILE_PIXELS:
         raise ManifestError(
             f"tile {dict(tile)}: width and height must be positive and cover at most {MAX_TILE_PIXELS} pixels."

@@ -15,6 +15,7 @@ from feature_store import FeatureRows, FeatureSet, QueryError, RowQueries, Token
 from feature_store.canonical import canonical_json
 from feature_store.exports import appearing_file
 from feature_store.identity import TOKEN_KINDS
+from feature_store.manifest import TILE_AXES
 from feature_store.query.columns import column_batches, column_schema
 from vitrine.exits import UsageError
 from vitrine.output import console, print_json, print_table
@@ -196,8 +197,8 @@ def _cell(value: Any) -> Any:
 
 def shown_value(value: Any) -> Any:
     """A cell of a table: a tile as x,y,width,height, other structures as JSON."""
-    if isinstance(value, dict) and set(value) == {"x", "y", "width", "height"}:
-        return ",".join(str(value[axis]) for axis in ("x", "y", "width", "height"))
+    if isinstance(value, dict) and set(value) == set(TILE_AXES):
+        return ",".join(str(value[axis]) for axis in TILE_AXES)
     return _cell(value)
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from feature_store.exports.atomic import appearing_folder
 from feature_store.exports.places import ExportRefusedError
 from feature_store.exports.subject import ExportSubject, Values, plain_rows
+from feature_store.manifest import TILE_AXES
 
 # Of the documents below; a newer FiftyOne brings them up to itself when it reads them.
 _FIFTYONE_VERSION = "1.0.0"
@@ -70,7 +71,7 @@ def _sample(subject: ExportSubject, values: Values, row: dict[str, Any], root: P
         "view_id": row["view_id"],
         "row": row["row"],
         "uri": row["uri"],
-        "tile": None if tile is None else [tile[axis] for axis in ("x", "y", "width", "height")],
+        "tile": None if tile is None else [tile[axis] for axis in TILE_AXES],
     }
 
 

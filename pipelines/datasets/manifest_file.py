@@ -46,12 +46,7 @@ def open_manifest_file(path: Path, options: DatasetOptions, progress: Progress |
     root = existing_folder(options.root or path.parent, source=f"manifest:{path}")
     table, lines = _read(path)
     rows: list[Row] = table.to_pylist()
-    for index, row in enumerate(rows):
-        try:
-            check_row(row)
-        except ManifestError as error:
-            raise ManifestError(f"{path}, {_place(lines, index)}: {error}") from error
-    check_once(rows, lambda index: f"{path}, {_place(lines, index)}")
+    check_rows(rows, lambda index: f"{path}, {_place(lines, index)}")
     spec = _with_class_names(dataset_spec(path.parent, options), table)
     if options.tile is not None and any(row.get("tile") is not None for row in rows):
         raise ManifestError(f"{path} has tiles of its own; leave out --tile {options.tile}, or the column 'tile'.")
@@ -149,12 +144,26 @@ def _without_dictionaries(column: pa.Array) -> pa.Array:
     return pa.StructArray.from_arrays(parts, names, mask=column.is_null())
 
 
-def check_row(row: Row) -> None:
-    """Hold a row of a user's to the rules that its types do not say.
+def check_rows(rows: Sequence[Row], place: Callable[[int], str]) -> None:
+    """Hold a user's rows to the rules that their types do not say.
+
+    Args:
+        rows: of the user.
+        place: what to call a row by its index.
 
     Raises:
-        ManifestError: no uri, a path that leaves the root, or a content key, label, tile or transform that cannot be.
+        ManifestError: no uri, a path that leaves the root, a content key, label, tile or transform that cannot be, or a
+            view that stands there twice, as far as the rows tell; names the place.
     """
+    for index, row in enumerate(rows):
+        try:
+            _check_row(row)
+        except ManifestError as error:
+            raise ManifestError(f"{place(index)}: {error}") from error
+    _check_once(rows, place)
+
+
+def _check_row(row: Row) -> None:
     if row.get("uri") is None:
         raise ManifestError("a row has no uri; every view needs its image's path.")
     for column in ("uri", "mask_uri"):
@@ -175,6 +184,18 @@ def check_row(row: Row) -> None:
         tile_box(row["tile"])
 
 
+def _check_once(rows: Sequence[Row], place: Callable[[int], str]) -> None:
+    first: dict[str, int] = {}
+    for index, row in enumerate(rows):
+        view = {name: row.get(name) for name in ("uri", "image_sha256", "tile", "transform")}
+        before = first.setdefault(repr(view), index)
+        if before != index:
+            raise ManifestError(
+                f"{place(index)}: a view of {row['uri']!r} stands in the manifest twice, first in "
+                f"{place(before).rpartition(', ')[2]}; remove one of the rows."
+            )
+
+
 def _with_class_names(spec: DatasetSpec, table: pa.Table) -> DatasetSpec:
     """Number the classes where nobody named them; refuse labels and masks that stated names cannot explain."""
     highest: Any = pc.max(table["label"]).as_py() if "label" in table.column_names else None
@@ -193,27 +214,6 @@ def _with_class_names(spec: DatasetSpec, table: pa.Table) -> DatasetSpec:
             "dataset.json."
         )
     return spec
-
-
-def check_once(rows: Sequence[Row], place: Callable[[int], str]) -> None:
-    """Refuse a view that stands in a user's rows twice, as far as they tell.
-
-    Args:
-        rows: of the user.
-        place: what to call a row by its index.
-
-    Raises:
-        ManifestError: names both places.
-    """
-    first: dict[str, int] = {}
-    for index, row in enumerate(rows):
-        view = {name: row.get(name) for name in ("uri", "image_sha256", "tile", "transform")}
-        before = first.setdefault(repr(view), index)
-        if before != index:
-            raise ManifestError(
-                f"{place(index)}: a view of {row['uri']!r} stands in the manifest twice, first in "
-                f"{place(before).rpartition(', ')[2]}; remove one of the rows."
-            )
 
 
 def check_views(table: pa.Table, given: set[str]) -> None:

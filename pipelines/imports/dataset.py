@@ -9,18 +9,16 @@ from pathlib import Path
 
 import numpy as np
 
-from feature_store.errors import ManifestError
-from feature_store.manifest import DatasetSpec, manifest_table
+from feature_store.manifest import TILE_AXES, DatasetSpec, manifest_table
 from pipelines.datasets.assemble import Row, assemble_dataset
 from pipelines.datasets.dataset import Dataset, DatasetOptions
 from pipelines.datasets.description import dataset_spec, read_description
-from pipelines.datasets.manifest_file import CONTENT_KEY, check_once, check_row, check_views
+from pipelines.datasets.manifest_file import CONTENT_KEY, check_rows, check_views
 from pipelines.datasets.scan import Progress, existing_folder
 from pipelines.imports.rows_file import number_labels
 from pipelines.imports.source_arrays import ImportRefusedError, Positions
 from pipelines.imports.vectors import Vectors
 
-_TILE_AXES = ("x", "y", "width", "height")
 _NO_NAME = re.compile(r"[^A-Za-z0-9._-]+")
 _Key = tuple[str, tuple[int, ...] | None, tuple[str, str] | None]
 
@@ -62,12 +60,7 @@ def imported_dataset(
     folder = None if root is None else existing_folder(root, source=str(root))
     stated = options.classes or vectors.classes or (read_description(folder).get("classes") if folder else None)
     rows, classes = number_labels(rows, stated)
-    for index, row in enumerate(rows):
-        try:
-            check_row(row)
-        except ManifestError as error:
-            raise ManifestError(f"row {index} of the vectors: {error}") from error
-    check_once(rows, lambda index: f"row {index} of the vectors")
+    check_rows(rows, lambda index: f"row {index} of the vectors")
     given = {row["view_id"] for row in rows if row.get("view_id")}
     if folder is None:
         name = options.name or _as_name(vectors.name) or "imported"
@@ -91,7 +84,7 @@ def _key(row: Row) -> _Key:
     tile, transform = row.get("tile"), row.get("transform")
     return (
         row["uri"],
-        None if tile is None else tuple(tile[axis] for axis in _TILE_AXES),
+        None if tile is None else tuple(tile[axis] for axis in TILE_AXES),
         None if transform is None else (transform["name"], transform["parameters"]),
     )
 
