@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from feature_store import read_dataset, read_manifest
 from feature_store.arrays import row_bytes
 from feature_store.space import free_bytes, require_free
+from pipelines.extract import cached_manifest
 from pipelines.meter import Meter
-from pipelines.plan import view_columns, views_of
+from pipelines.plan import views_of
 from pipelines.prefetch import prepare_views
 from pipelines.run import Prepared
 
@@ -70,7 +70,7 @@ def _seconds_per_batch(prepared: Prepared) -> float:
 def _decoding_seconds(prepared: Prepared) -> float:
     """Of reading and decoding a batch of the first missing rows; nothing where the images cannot be read."""
     plan = prepared.plan
-    manifest = read_manifest(prepared.root, read_dataset(prepared.root, plan.dataset_folder), view_columns())
+    manifest = cached_manifest(plan.store, plan.dataset_folder)
     first = prepared.missing[0]
     views = views_of(manifest, first.start, min(first.stop, first.start + plan.spec.batch_size))
     start = time.perf_counter()

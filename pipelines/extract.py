@@ -58,7 +58,7 @@ def extract_shard(plan: ExtractionPlan, shard: Shard, *, meter: Meter | None = N
     _check_stop()
     meter = meter or Meter()
     with meter.shard(shard.index):
-        manifest = _manifest(plan.store, plan.dataset_folder)
+        manifest = cached_manifest(plan.store, plan.dataset_folder)
         tokens = _zeros(plan, shard)
         places = _copy_and_name_the_rest(plan, shard, tokens, meter)
         invalid = compute_rows(plan, shard, places, tokens, manifest, meter) if places.size else []
@@ -237,6 +237,7 @@ def cached_backbone(request: BackboneRequest, attention_kernel: str) -> Backbone
 
 
 @functools.lru_cache(maxsize=1)
-def _manifest(store: str, dataset_folder: str) -> pa.Table:
+def cached_manifest(store: str, dataset_folder: str) -> pa.Table:
+    """The manifest's columns that decide pixels, read once a process."""
     root = open_root(store)
     return read_manifest(root, read_dataset(root, dataset_folder), view_columns())

@@ -37,16 +37,7 @@ def resolve_timm(
     compute_dtype: str = "float32",
     device: str = "cpu",
 ) -> BackboneRequest:
-    """Find architecture and checkpoint of a model's name.
-
-    Args:
-        model: `demo`, or the name of any plain ViT of timm, with or without its tag.
-        weights: a local .pth or .safetensors file; without it the hub's file is used.
-        image_size, fit, compute_dtype, device: see `BackboneRequest`.
-
-    Raises:
-        BackboneError: an unknown name, no plain ViT, a size that it does not take, or weights that are not there.
-    """
+    """See `resolve_backbone`, of any name but that of the null model."""
     architecture, title = model, model
     if model == "demo":
         architecture, title = DEMO_ARCHITECTURE, DEMO_TITLE
