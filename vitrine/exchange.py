@@ -152,13 +152,13 @@ def run_export(
     if options["rows"] not in {"views", "patches"}:
         raise UsageError(f"--rows {options['rows']!r}: choose views or patches.")
     found = open_store(store).features(features)
-    chosen = subject["selection"]
+    chosen, where = subject["selection"], subject["where"]
     exported = ExportSubject(
         found,
         kind=subject["kind"],
         layer=subject["layer"],
         selection=None if chosen is None else read_selection(found.root, chosen),
-        rows=None if subject["where"] is None else found.where(subject["where"]).rows,
+        rows=None if where is None else found.where(where, time_limit_s=subject["time_limit_s"]).rows,
     )
     how = ExportOptions(
         overwrite=options["overwrite"],

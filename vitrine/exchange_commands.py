@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from vitrine.options import Features, Json, Layer, SelectionName, Store
+from vitrine.options import Features, Json, Layer, SelectionName, Store, TimeLimit
 
 
 def import_vectors(
@@ -110,6 +110,7 @@ def export(
     where: Annotated[
         str | None, typer.Option(help="Only rows for which this SQL condition over the manifest is true; see `query`.")
     ] = None,
+    time_limit: TimeLimit = 30.0,
     rows: Annotated[
         str, typer.Option(help="Of parquet and atlas with --kind patches: a row for each of the `views` or `patches`.")
     ] = "views",
@@ -141,7 +142,7 @@ def export(
         path,
         to=to,
         features=features,
-        subject={"kind": kind, "layer": layer, "selection": selection, "where": where},
+        subject={"kind": kind, "layer": layer, "selection": selection, "where": where, "time_limit_s": time_limit},
         options={
             "rows": rows,
             "projection": projection,

@@ -24,6 +24,10 @@ Partial = Annotated[
 SelectionName = Annotated[
     str | None, typer.Option("--selection", help="Use only the features of this selection; `vitrine prune` makes one.")
 ]
+TimeLimit = Annotated[
+    float,
+    typer.Option("--time-limit", min=0.001, max=86_400, help="Seconds after which --where is given up."),
+]
 TokensOn = Annotated[
     str,
     typer.Option(

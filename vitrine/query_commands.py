@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from vitrine.options import Features, Json, Layer, Partial, SelectionName, Store
+from vitrine.options import Features, Json, Layer, Partial, SelectionName, Store, TimeLimit
 
 
 def query(
@@ -35,9 +35,7 @@ def query(
             "--output", "-o", help="Write to this .parquet (columns, tokens), .npy (tokens) or .csv (columns)."
         ),
     ] = None,
-    time_limit: Annotated[
-        float, typer.Option(min=0.001, max=86_400, help="Seconds after which --where is given up.")
-    ] = 30.0,
+    time_limit: TimeLimit = 30.0,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a plain file at --output; never one in a store.")
     ] = False,

@@ -234,7 +234,7 @@ def test_an_option_out_of_range_is_named_with_its_value(vitrine: Run, arguments:
 
 
 def test_ctrl_c_and_a_time_limit_end_a_condition(
-    vitrine: Run, store: FeatureSet, monkeypatch: pytest.MonkeyPatch
+    vitrine: Run, store: FeatureSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     over = threading.Event()
 
@@ -247,6 +247,11 @@ def test_ctrl_c_and_a_time_limit_end_a_condition(
     refused = vitrine("query", store.root.url, "--where", "label = 1", "--time-limit", 0.2)
     assert refused.code == 2
     assert "it took more than 0.2 s; ask for less, or allow more time (--time-limit)" in refused.err
+    words = ("--to", "npy", "--where", "label = 1", "--time-limit", 0.3)
+    refused = vitrine("export", store.root.url, tmp_path / "out", *words)
+    assert refused.code == 2
+    assert "it took more than 0.3 s; ask for less, or allow more time (--time-limit)" in refused.err
+    assert not (tmp_path / "out").exists()
     main = threading.main_thread().ident
     assert main is not None
     timer = threading.Timer(0.5, signal.pthread_kill, (main, signal.SIGINT))
