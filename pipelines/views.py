@@ -36,7 +36,7 @@ from feature_store.manifest import TILE_AXES
 
 ReasonCode = Literal[
     "missing", "empty", "truncated", "too_large", "not_an_image", "corrupt", "unsupported", "outside_root",
-    "non_finite",
+    "outside_image", "non_finite",
 ]  # fmt: skip
 Fit = Literal["squash", "crop"]
 MAX_IMAGE_BYTES = 256 << 20
@@ -347,6 +347,12 @@ def tile_box(tile: Mapping[str, int]) -> tuple[int, int, int, int]:
     return x, y, x + width, y + height
 
 
+def is_outside(box: tuple[int, int, int, int], size: tuple[float, float]) -> bool:
+    """Whether a box (left, top, right, bottom) has no pixel of an image of this (width, height)."""
+    left, top, right, bottom = box
+    return right <= 0 or bottom <= 0 or left >= size[0] or top >= size[1]
+
+
 def cut_view(
     image: Image.Image, tile: Mapping[str, int] | None = None, transform: Mapping[str, str] | None = None
 ) -> Image.Image:
@@ -359,11 +365,17 @@ def cut_view(
 
     Raises:
         ManifestError: the tile or the transform is impossible.
+        UnreadableImageError: `outside_image`, a tile without one pixel of the image.
     """
     target = resize_target(transform)
     if target is not None and target != image.size:
         image = image.resize(target, Image.Resampling.BICUBIC)
-    return image if tile is None else image.crop(tile_box(tile))
+    if tile is None:
+        return image
+    box = tile_box(tile)
+    if is_outside(box, image.size):
+        raise UnreadableImageError("outside_image", "", f"tile {dict(tile)} of {image.width} x {image.height} pixels")
+    return image.crop(box)
 
 
 def fit_view(

@@ -12,7 +12,7 @@ from feature_store.manifest import DatasetSpec, check_relative_uri, manifest_tab
 from pipelines.datasets.dataset import Dataset, DatasetOptions
 from pipelines.datasets.masks import mask_size
 from pipelines.datasets.scan import ImageFacts, Progress, inspect_images
-from pipelines.views import resize_target, tile_box
+from pipelines.views import is_outside, resize_target, tile_box
 
 MAX_TILES_PER_IMAGE = 65_536
 Row = dict[str, Any]
@@ -33,8 +33,8 @@ def assemble_dataset(
         progress: called with (images done, images in all).
 
     Raises:
-        ManifestError: a row breaks a rule, every image is missing, tiles do not divide an image, or a mask's size is
-            not that of its image.
+        ManifestError: a row breaks a rule, every image is missing, tiles do not divide an image, a row's own tile lies
+            outside its image, or a mask's size is not that of its image.
     """
     for row in rows:
         for column in ("uri", "mask_uri"):
@@ -56,10 +56,31 @@ def assemble_dataset(
             # One row that keeps its place, whatever becomes of the file; nothing is known that could cut a mask to it.
             views.append({**keyed, "tile": None, "transform": None, "mask_uri": None})
             continue
+        check_tile(row, fact.size)
         for view in _cut(keyed, fact, options):
             _check_mask(root, view, fact, spec, checked_masks)
             views.append(view)
     return Dataset(spec=spec, table=manifest_table(views), root=root)
+
+
+def check_tile(row: Row, size: Size | None) -> None:
+    """Refuse a tile that has no pixel of its image, as far as is known.
+
+    Args:
+        row: of a manifest.
+        size: of the image, (width, height); None where nobody has looked.
+
+    Raises:
+        ManifestError: the tile or the transform is impossible, or the tile lies outside.
+    """
+    size = resize_target(row.get("transform")) or size
+    if row.get("tile") is None or not is_outside(tile_box(row["tile"]), size or (math.inf, math.inf)):
+        return
+    of_size = f" of {size[0]} x {size[1]}" if size else ""
+    raise ManifestError(
+        f"tile {row['tile']} has no pixel of its image {row['uri']!r}{of_size}. Correct its x and y, which count from "
+        "the upper left corner after the transform, or remove the row."
+    )
 
 
 def limit_images(rows: Sequence[Row], images_per_split: int) -> list[Row]:

@@ -12,12 +12,11 @@ import pyarrow.parquet as pq
 
 from feature_store.errors import ManifestError
 from feature_store.manifest import MANIFEST_SCHEMA, DatasetSpec, check_relative_uri
-from pipelines.datasets.assemble import Row, assemble_dataset
+from pipelines.datasets.assemble import Row, assemble_dataset, check_tile
 from pipelines.datasets.dataset import Dataset, DatasetOptions
 from pipelines.datasets.description import MAX_CLASSES, dataset_spec
 from pipelines.datasets.scan import Progress, existing_folder
 from pipelines.datasets.text_table import MAX_FILE_BYTES, MAX_ROWS, MAX_TEXT, TEXT_SUFFIXES, read_text_table
-from pipelines.views import resize_target, tile_box
 
 MAX_TABLE_BYTES = 8 << 30
 _ROWS_PER_BATCH = 8192
@@ -179,9 +178,7 @@ def _check_row(row: Row) -> None:
         raise ManifestError(
             f"label {row['label']} of {row['uri']!r}: labels go from 0 to {MAX_CLASSES - 1}. Renumber them."
         )
-    resize_target(row.get("transform"))
-    if row.get("tile") is not None:
-        tile_box(row["tile"])
+    check_tile(row, None)
 
 
 def _check_once(rows: Sequence[Row], place: Callable[[int], str]) -> None:

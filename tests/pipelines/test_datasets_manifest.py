@@ -19,6 +19,10 @@ RANDOM = np.random.default_rng(3)
 KEY = "0" * 64
 
 
+def _tile(x: int, y: int) -> dict[str, int]:
+    return {"x": x, "y": y, "width": 5, "height": 5}
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     for name in ("a.png", "b.png"):
@@ -154,6 +158,22 @@ def test_missing_image_keeps_its_row(folder: Path) -> None:
         ),
         ({"uri": ["a.png"], "tile": [{"x": 0, "y": 0, "width": 0, "height": 1}]}, {}, "must be positive"),
         ({"uri": ["a.png"], "tile": [{"x": 0, "y": 0, "width": 5, "height": 5}]}, {"tile": 5}, "has tiles of its own"),
+        ({"uri": ["a.png"], "tile": [_tile(20, 0)]}, {}, r"tile .* has no pixel of its image 'a\.png' of 20 x 10\. "),
+        (
+            {"uri": ["b.png", "a.png"], "tile": [None, _tile(0, -5)]},
+            {},
+            r"views\.parquet, row 1: tile .* has no pixel of its image 'a\.png'\. Correct",
+        ),
+        (
+            {
+                "uri": ["a.png"],
+                "tile": [_tile(0, 5)],
+                "transform": [{"name": "resize", "parameters": '{"height":5,"width":10}'}],
+                "image_sha256": ["0" * 64],
+            },
+            {},
+            r"row 0: tile .* has no pixel of its image 'a\.png' of 10 x 5\. ",
+        ),
         ({"uri": ["a.png"], "transform": [{"name": "fog", "parameters": "{}"}]}, {}, "transform 'fog' is not known"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import hashlib
 import os
 import shutil
 import threading
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import timm
 import torch
@@ -178,6 +181,27 @@ def test_an_image_that_changes_midway_fails_its_shard_and_no_other(
         extract_shard(prepared.plan, prepared.missing[1])
     assert extract_shard(prepared.plan, prepared.missing[2]).shard == 2
     assert extract_shard(prepared.plan, prepared.missing[0]).shard == 0
+
+
+def test_a_tile_outside_an_image_that_nobody_measured_is_an_invalid_row(
+    tiny_request: BackboneRequest, pictures: Path, tmp_path: Path
+) -> None:
+    path = min(pictures.rglob("*.png"))
+    with Image.open(path) as image:
+        width = image.width
+    table = pa.table(
+        {
+            "uri": [str(path.relative_to(pictures))] * 3,
+            "image_sha256": [hashlib.sha256(path.read_bytes()).hexdigest()] * 3,
+            "tile": [{"x": x, "y": 0, "width": 8, "height": 8} for x in (0, width - 1, width)],
+        }
+    )
+    pq.write_table(table, tmp_path / "views.parquet")
+    dataset = open_dataset(f"manifest:{tmp_path / 'views.parquet'}", options=DatasetOptions(root=pictures))
+    prepared = prepare_extraction(dataset, tiny_request, ExtractionSettings(), store=str(tmp_path / "store"))
+    features = extract_all(prepared)
+    assert [(entry.row, entry.reason) for entry in features.invalid_rows] == [(2, "outside_image")]
+    assert features.read("last", "cls").any(axis=1).tolist() == [True, True, False]
 
 
 def test_an_image_that_was_missing_keeps_its_reason_though_it_came_back(

@@ -417,6 +417,21 @@ def test_tile_that_leaves_the_image_is_black_outside() -> None:
     assert np.array_equal(view, expected)
 
 
+@pytest.mark.parametrize(("x", "y"), [(-16, 0), (40, 0), (0, -8), (0, 24), (1 << 30, 1 << 30)])
+def test_tile_without_a_pixel_of_the_image_is_no_view(x: int, y: int) -> None:
+    image = Image.fromarray(COLOURS)
+    assert image.size == (40, 24)
+    with pytest.raises(UnreadableImageError, match="outside_image"):
+        cut_view(image, {"x": x, "y": y, "width": 16, "height": 8})
+
+
+@pytest.mark.parametrize(("x", "y"), [(-15, -7), (39, -7), (-15, 23), (39, 23)])
+def test_tile_with_one_pixel_of_the_image_is_a_view(x: int, y: int) -> None:
+    image = Image.fromarray(np.full((24, 40, 3), 255, np.uint8))
+    view = cut_view(image, {"x": x, "y": y, "width": 16, "height": 8})
+    assert np.count_nonzero(np.asarray(view)) == 3
+
+
 def test_transform_comes_before_the_tile() -> None:
     transform = {"name": "resize", "parameters": '{"height":30,"width":60}'}
     resized = Image.fromarray(COLOURS).resize((60, 30), Image.Resampling.BICUBIC)
