@@ -72,27 +72,39 @@ def register_dataset(
     Raises:
         ManifestError: a manifest or a mask that breaks a rule, or not one mask a row.
     """
-    check_manifest(table)
     with closing(MaskPacker()) as packer:
-        digests: list[str | None] = []
-        for mask in masks:
-            digests.append(None if mask is None else mask_digest(mask))
-            packer.append(mask)
-        if len(digests) != table.num_rows:
-            raise ManifestError(
-                f"{len(digests)} masks for {table.num_rows} rows; give one a row, None where there is none."
-            )
-        views, annotations = views_digest(table), annotations_digest(table, digests, spec)
-        dataset = StoredDataset(
-            folder=layout.dataset_folder(spec.name, views, annotations),
-            spec=spec,
-            views_digest=views,
-            annotations_digest=annotations,
-            n_rows=table.num_rows,
-        )
+        dataset = describe_dataset(spec, table, _packed(packer, masks))
         dataset = _standing(root, dataset) or _write(root, dataset, table, packer)
     put_in_force(root, dataset)
     return dataset
+
+
+def describe_dataset(spec: DatasetSpec, table: pa.Table, masks: Iterable[Mask | None]) -> StoredDataset:
+    """What `register_dataset` would register but for the objects; nothing is written.
+
+    Raises:
+        ManifestError: as for `register_dataset`.
+    """
+    check_manifest(table)
+    digests = [None if mask is None else mask_digest(mask) for mask in masks]
+    if len(digests) != table.num_rows:
+        raise ManifestError(
+            f"{len(digests)} masks for {table.num_rows} rows; give one a row, None where there is none."
+        )
+    views, annotations = views_digest(table), annotations_digest(table, digests, spec)
+    return StoredDataset(
+        folder=layout.dataset_folder(spec.name, views, annotations),
+        spec=spec,
+        views_digest=views,
+        annotations_digest=annotations,
+        n_rows=table.num_rows,
+    )
+
+
+def _packed(packer: MaskPacker, masks: Iterable[Mask | None]) -> Iterator[Mask | None]:
+    for mask in masks:
+        yield mask
+        packer.append(mask)
 
 
 def put_in_force(root: ObjectRoot, dataset: StoredDataset) -> None:

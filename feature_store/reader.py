@@ -58,7 +58,7 @@ class FeatureSet(RowQueries):
     @property
     def dataset_name(self) -> str:
         """The dataset's name, as in the store's paths."""
-        return self.name.split("/")[0].rpartition("-")[0]
+        return layout.dataset_of(self.name)
 
     @cached_property
     def dataset(self) -> StoredDataset:

@@ -17,9 +17,12 @@ class NoSpaceError(StoreError, OSError):
 
 
 def free_bytes(root: ObjectRoot) -> int | None:
-    """How much the store's disk has free; None where that cannot be asked."""
+    """How much the disk of a store, or of one to be made, has free; None where that cannot be asked."""
     place = root.local_path("")
-    return None if place is None else shutil.disk_usage(place).free
+    if place is None:
+        return None
+    standing = next(folder for folder in (place, *place.absolute().parents) if folder.exists())
+    return shutil.disk_usage(standing).free
 
 
 def require_free(free: int | None, needed_bytes: int, *, url: str, way_out: str) -> None:

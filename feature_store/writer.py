@@ -61,6 +61,20 @@ def create_store(url: str) -> ObjectRoot:
     return root
 
 
+def look_at_store(url: str) -> ObjectRoot:
+    """The place of a store, or of one to be made: refuses what `create_store` would refuse, and writes nothing.
+
+    Raises:
+        StoreError: the place holds something that is not a store of this schema.
+    """
+    root = open_root(url)
+    if root.exists(layout.STORE_FILE):
+        check_store(root)
+    else:
+        _require_free(root)
+    return root
+
+
 def _require_free(root: ObjectRoot) -> None:
     if _is_file(root):
         raise StoreError(f"{root.url} is a file, and a store is a folder; choose another --store.")

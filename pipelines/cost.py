@@ -11,7 +11,6 @@ import torch
 
 from feature_store.arrays import row_bytes
 from feature_store.space import free_bytes, require_free
-from pipelines.extract import cached_manifest
 from pipelines.meter import Meter
 from pipelines.plan import views_of
 from pipelines.prefetch import prepare_views
@@ -45,12 +44,11 @@ def estimate_cost(prepared: Prepared, *, workers: int = 1) -> Cost:
     """What the missing shards will cost; runs a batch to time it where there is one to run, and writes nothing."""
     plan = prepared.plan
     rows = sum(shard.n_rows for shard in prepared.missing)
-    computed = [prepared.n_computed(shard) for shard in prepared.missing]
     # A batch has one shape whatever it holds, so a shard with one new row costs as much as one with a batch of them.
-    n_batches = sum(-(-count // plan.spec.batch_size) for count in computed)
+    n_batches = sum(-(-count // plan.spec.batch_size) for count in prepared.computed)
     return Cost(
-        rows=sum(computed),
-        reused=rows - sum(computed),
+        rows=sum(prepared.computed),
+        reused=rows - sum(prepared.computed),
         shards=len(prepared.missing),
         stored_bytes=rows * row_bytes(plan.spec),
         free_bytes=free_bytes(prepared.root),
@@ -70,9 +68,8 @@ def _seconds_per_batch(prepared: Prepared) -> float:
 def _decoding_seconds(prepared: Prepared) -> float:
     """Of reading and decoding a batch of the first missing rows; nothing where the images cannot be read."""
     plan = prepared.plan
-    manifest = cached_manifest(plan.store, plan.dataset_folder)
     first = prepared.missing[0]
-    views = views_of(manifest, first.start, min(first.stop, first.start + plan.spec.batch_size))
+    views = views_of(prepared.manifest, first.start, min(first.stop, first.start + plan.spec.batch_size))
     start = time.perf_counter()
     # What is wrong with an image is for the run to say.
     with contextlib.suppress(OSError, ValueError):

@@ -66,30 +66,32 @@ class RowMap:
             np.add.at(counts, self.source[shard.start : shard.stop], 1)
         return counts
 
-    def n_computed(self, shard: Shard) -> int:
-        """How many rows of a shard must be computed."""
-        return int((self.source[shard.start : shard.stop] == _COMPUTED).sum())
+    def n_computed(self, shard: Shard, *, n_sources: int) -> int:
+        """How many rows of a shard must be computed when only the first of the sources are copied from."""
+        source = self.source[shard.start : shard.stop]
+        return int(((source == _COMPUTED) | (source >= n_sources)).sum())
 
 
 def find_sources(
     root: ObjectRoot,
-    dataset: StoredDataset,
+    manifest: pa.Table,
     spec: FeatureSetSpec,
     missing: Sequence[Shard],
     *,
     environment: dict[str, str] | None,
-) -> tuple[Source, ...]:
-    """The feature sets of the store that have rows of the missing shards.
+) -> tuple[tuple[Source, ...], tuple[int, ...]]:
+    """The feature sets of the store that have rows of the missing shards, and how much is left to compute.
 
     Args:
         root: the store.
-        dataset: of the new feature set.
+        manifest: of the new feature set's dataset.
         spec: of the new feature set.
         missing: the shards to commit.
         environment: that sources must have been made in; None to allow any.
 
     Returns:
-        Sources that give rows, those of another environment with the difference, and only for rows that no other has.
+        Sources that give rows, those of another environment with the difference, and only for rows that no other has;
+        and of each missing shard, how many rows no source gives that may be copied from.
     """
     allowed: list[tuple[FeatureSet, str | None]] = []
     refused: list[tuple[FeatureSet, str | None]] = []
@@ -98,13 +100,14 @@ def find_sources(
         (allowed if difference is None else refused).append((features, difference))
     ranked = [*allowed, *refused]
     if not ranked:
-        return ()
-    counts = _map_rows(root, dataset, [features for features, _ in ranked]).count(missing)
-    return tuple(
-        Source(name=features.name, rows=int(rows), refused=difference)
-        for (features, difference), rows in zip(ranked, counts, strict=False)
-        if rows
+        return (), tuple(shard.n_rows for shard in missing)
+    rows = _map_rows(manifest, [features for features, _ in ranked])
+    sources = tuple(
+        Source(name=features.name, rows=int(n_rows), refused=difference)
+        for (features, difference), n_rows in zip(ranked, rows.count(missing), strict=False)
+        if n_rows
     )
+    return sources, tuple(rows.n_computed(shard, n_sources=len(allowed)) for shard in missing)
 
 
 def _difference(root: ObjectRoot, features: FeatureSet, environment: dict[str, str]) -> str | None:
@@ -150,18 +153,18 @@ def row_map(store: str, dataset_folder: str, sources: tuple[str, ...]) -> RowMap
                 found.append(features)
         except StoreError:
             continue
-    return _map_rows(root, read_dataset(root, dataset_folder), found)
+    return _map_rows(_key_columns(root, read_dataset(root, dataset_folder)), found)
 
 
-def _map_rows(root: ObjectRoot, dataset: StoredDataset, sources: Sequence[FeatureSet]) -> RowMap:
+def _map_rows(manifest: pa.Table, sources: Sequence[FeatureSet]) -> RowMap:
     """Each row from the first source that has it, valid."""
-    source = np.full(dataset.n_rows, _COMPUTED, dtype=np.int64)
-    row = np.zeros(dataset.n_rows, dtype=np.int64)
-    keys = _keys(root, dataset)
+    source = np.full(manifest.num_rows, _COMPUTED, dtype=np.int64)
+    row = np.zeros(manifest.num_rows, dtype=np.int64)
+    keys = _keys(manifest)
     for number, features in enumerate(sources):
         wanted, valid = np.flatnonzero(source == _COMPUTED), np.flatnonzero(features.valid)
         try:
-            theirs = _keys(root, features.dataset).take(pa.array(valid))
+            theirs = _keys(_key_columns(features.root, features.dataset)).take(pa.array(valid))
         except StoreError:
             theirs = pa.array([], pa.string())  # without its manifest nobody knows what its rows are
         found = pc.index_in(keys.take(pa.array(wanted)), value_set=theirs)
@@ -171,9 +174,13 @@ def _map_rows(root: ObjectRoot, dataset: StoredDataset, sources: Sequence[Featur
     return RowMap(sources=tuple(sources), source=source, row=row)
 
 
-def _keys(root: ObjectRoot, dataset: StoredDataset) -> pa.Array:
+def _key_columns(root: ObjectRoot, dataset: StoredDataset) -> pa.Table:
+    return read_manifest(root, dataset, _KEY_COLUMNS)
+
+
+def _keys(manifest: pa.Table) -> pa.Array:
     """What decides the pixels of each view, as one text."""
-    table = read_manifest(root, dataset, _KEY_COLUMNS).combine_chunks()
+    table = manifest.select(_KEY_COLUMNS).combine_chunks()
     # Size and time are a key of one file only; a digest is one of content, whatever the file is called.
     by_file = pc.starts_with(table["image_sha256"], "stat:")
     place = pc.if_else(by_file, table["uri"], "")

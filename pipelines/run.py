@@ -1,18 +1,22 @@
 """One extraction from beginning to end: plan, cost, the missing shards through an engine, and what came of it."""
 
 import contextlib
+import functools
 import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from feature_store import (
     FeatureSet,
+    Receipt,
     Shard,
     create_feature_set,
     create_store,
@@ -20,6 +24,7 @@ from feature_store import (
     read_dataset,
     register_dataset,
 )
+from feature_store.datasets import describe_dataset
 from feature_store.errors import StoreError
 from feature_store.identity import FeatureSetSpec, Identity, require_same
 from feature_store.layout import (
@@ -36,12 +41,12 @@ from feature_store.records import write_record
 from feature_store.runs import earlier_environments, new_run_id
 from feature_store.shards import missing_shards, shards_of
 from feature_store.store import FeatureStore
-from feature_store.writer import committed_receipts, read_spec
+from feature_store.writer import committed_receipts, look_at_store, read_spec
 from pipelines.backbones import Backbone, BackboneRequest, describe_backbone, kernel_name
 from pipelines.backbones.checkpoint import file_sha256
 from pipelines.datasets import Dataset
 from pipelines.environment import current_environment, require_same_environment
-from pipelines.extract import cached_backbone
+from pipelines.extract import cached_backbone, cached_manifest
 from pipelines.failures import ShardFailure
 from pipelines.meter import STAGES, read_counts
 from pipelines.plan import (
@@ -50,9 +55,10 @@ from pipelines.plan import (
     PlanError,
     feature_set_spec,
     require_possible,
+    view_columns,
     with_stored_shape,
 )
-from pipelines.reuse import Source, find_sources, row_map
+from pipelines.reuse import Source, find_sources
 from pipelines.stopping import stopping_on_signals
 
 
@@ -105,6 +111,8 @@ class Prepared:
         missing: shards to compute.
         already: how many stand.
         done_as: the name of a complete feature set that holds everything asked for, or None.
+        computed: of each missing shard, how many rows no source gives.
+        manifest: of the dataset, its columns that decide pixels.
         sources: feature sets that have rows of the missing shards.
     """
 
@@ -113,6 +121,8 @@ class Prepared:
     dataset: str
     name: str
     missing: tuple[Shard, ...]
+    computed: tuple[int, ...]
+    manifest: pa.Table
     already: int
     done_as: str | None
     sources: tuple[Source, ...] = ()
@@ -121,12 +131,6 @@ class Prepared:
     def backbone(self) -> Backbone:
         """The backbone, loaded in this process when it is first asked for."""
         return cached_backbone(self.plan.backbone, self.plan.spec.attention_kernel)
-
-    def n_computed(self, shard: Shard) -> int:
-        """How many rows of a shard no source gives."""
-        if not self.plan.sources:
-            return shard.n_rows
-        return row_map(self.plan.store, self.plan.dataset_folder, self.plan.sources).n_computed(shard)
 
 
 Engine = Callable[[ExtractionPlan, Sequence[Shard], Path, int], list[ShardFailure]]
@@ -140,10 +144,12 @@ def prepare_extraction(
     store: str,
     workers: int = 1,
     allow_mixed_environment: bool = False,
+    dry_run: bool = False,
 ) -> Prepared:
     """Make the plan of an extraction, and register its dataset; no new feature set is made.
 
-    The model's weights are not loaded: what is done already, or can be copied whole, needs none.
+    The model's weights are not loaded: what is done already, or can be copied whole, needs none. A dry run writes
+    nothing, not even the store; its plan is for `estimate_cost` alone.
 
     Raises:
         PlanError: a layer or token kind that the model lacks.
@@ -153,20 +159,25 @@ def prepare_extraction(
     kernel = kernel_name(request)
     backbone = describe_backbone(request)
     require_possible(backbone, settings)
-    root = create_store(store)
-    stored = register_dataset(root, dataset.spec, dataset.table, dataset.iter_masks())
+    root = look_at_store(store) if dry_run else create_store(store)
+    register = describe_dataset if dry_run else functools.partial(register_dataset, root)
+    stored = register(dataset.spec, dataset.table, dataset.iter_masks())
     spec = feature_set_spec(stored, backbone, settings, attention_kernel=kernel)
     folder = feature_set_folder(stored.spec.name, spec)
     if root.exists(f"{folder}/{FEATURE_SET_FILE}"):
         spec = with_stored_shape(spec, read_spec(root, folder))
-    n_committed, missing = _settle(root, stored.spec.name, folder, spec)
+    receipts = committed_receipts(root, folder, spec)
+    missing = missing_shards(shards_of(spec.n_rows, spec.rows_per_shard), receipts)
+    if not dry_run:
+        _settle(root, stored.spec.name, folder, spec, receipts)
     done_as = _complete_superset(root, spec)
     environment = None if allow_mixed_environment else current_environment(request.device)
     sources: tuple[Source, ...] = ()
+    computed = tuple(shard.n_rows for shard in missing)
     if missing and not done_as:
-        if n_committed and environment is not None:
+        if receipts and environment is not None:
             require_same_environment(root, folder, environment)
-        sources = find_sources(root, stored, spec, missing, environment=environment)
+        sources, computed = find_sources(root, dataset.table, spec, missing, environment=environment)
     plan = ExtractionPlan(
         store=store,
         folder=folder,
@@ -183,25 +194,24 @@ def prepare_extraction(
         dataset=stored.spec.name,
         name=feature_set_name(folder),
         missing=missing,
-        already=n_committed,
+        computed=computed,
+        manifest=dataset.table.select(view_columns()),
+        already=len(receipts),
         done_as=done_as,
         sources=sources,
     )
 
 
-def _settle(root: ObjectRoot, dataset: str, folder: str, spec: FeatureSetSpec) -> tuple[int, tuple[Shard, ...]]:
-    """How many shards are committed, after making sure that they stay so, and those that are missing."""
-    receipts = committed_receipts(root, folder, spec)
+def _settle(root: ObjectRoot, dataset: str, folder: str, spec: FeatureSetSpec, receipts: Mapping[int, Receipt]) -> None:
+    """Make sure that what is committed stays so."""
     if receipts:
         # Receipts speak of shards alone: a lost feature_set.json or zarr.json beside them is written again.
         create_feature_set(root, dataset, spec)
         # A run killed between a receipt's rename and the sync of its folder: what is called done here must stay done.
         root.settle(receipts_folder(folder))
-    missing = missing_shards(shards_of(spec.n_rows, spec.rows_per_shard), receipts)
-    if not missing:
+    if len(receipts) == len(shards_of(spec.n_rows, spec.rows_per_shard)):
         root.sweep_partials(folder)  # nothing will be computed here that would do it
         write_index(root, folder, spec, receipts)  # its writer may have been killed before this
-    return len(receipts), missing
 
 
 def prepare_rerun(plan: ExtractionPlan, *, store: str) -> Prepared:
@@ -228,13 +238,16 @@ def prepare_rerun(plan: ExtractionPlan, *, store: str) -> Prepared:
     receipts = committed_receipts(root, plan.folder, spec)
     if receipts:
         require_same_environment(root, plan.folder, current_environment(plan.backbone.device))
+    missing = missing_shards(shards_of(spec.n_rows, spec.rows_per_shard), receipts)
     return Prepared(
         root=root,
         # Feature sets that the earlier run copied from may be gone or damaged by now.
         plan=replace(plan, store=store, threads=max(1, len(os.sched_getaffinity(0))), sources=()),
         dataset=dataset.spec.name,
         name=feature_set_name(plan.folder),
-        missing=missing_shards(shards_of(spec.n_rows, spec.rows_per_shard), receipts),
+        missing=missing,
+        computed=tuple(shard.n_rows for shard in missing),
+        manifest=cached_manifest(store, plan.dataset_folder),
         already=len(receipts),
         done_as=None,
     )

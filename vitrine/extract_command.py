@@ -72,7 +72,7 @@ def extract(
     ] = "sha256",
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Say what it will cost, and stop: the dataset is registered, no feature made."),
+        typer.Option("--dry-run", help="Say what it will cost, and stop: nothing is written."),
     ] = False,
     allow_mixed_environment: Annotated[
         bool, typer.Option("--allow-mixed-environment", help="Go on though torch, timm or the device changed.")

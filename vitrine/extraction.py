@@ -66,7 +66,7 @@ class RunOptions:
 
     Attributes:
         workers: processes.
-        dry_run: say the cost, and stop.
+        dry_run: say the cost, and stop; nothing is written.
         allow_mixed_environment: go on with what was begun under other versions.
         beam_options: Beam's own.
         json: print one JSON object.
@@ -98,6 +98,7 @@ def extract_dataset(
         store=store,
         workers=options.workers,
         allow_mixed_environment=options.allow_mixed_environment,
+        dry_run=options.dry_run,
     )
     if prepared.done_as or not prepared.missing:
         return _report_done(prepared, options)

@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from feature_store import open_store
+from tests.feature_store.samples import files_of
 
 from .conftest import Run
 
@@ -21,7 +22,7 @@ def test_the_same_command_again_computes_nothing(
     assert again.json["already_done"] is True
 
 
-def test_dry_run_says_the_cost_and_writes_no_feature(
+def test_dry_run_says_the_cost_and_writes_nothing(
     vitrine: Run, tmp_path: Path, tiny_images: Path, tiny_model: str, tiny_weights: Path
 ) -> None:
     ran = vitrine(
@@ -33,7 +34,39 @@ def test_dry_run_says_the_cost_and_writes_no_feature(
     # 24 views of 100 patches and a class token, 64 float16 features, and one byte that says the row is valid.
     assert (cost["rows"], cost["stored_bytes"]) == (24, 24 * (101 * 64 * 2 + 1))
     assert cost["seconds"] > 0
-    assert not (tmp_path / "store" / "features").exists()
+    assert not (tmp_path / "store").exists()
+
+
+def test_dry_run_of_what_was_begun_changes_nothing(
+    vitrine: Run, tmp_path: Path, tiny_store: Path, tiny_images: Path, tiny_model: str, tiny_weights: Path
+) -> None:
+    images, store = tmp_path / "images", tmp_path / "store"
+    shutil.copytree(tiny_images, images)
+    shutil.copytree(tiny_store, store)
+    next(store.glob("features/*/*/receipts/000001.json")).unlink()
+    next(store.glob("features/*/*/receipts.json")).unlink()
+    for path in (images / "testannot").glob("*.png"):
+        with Image.open(path) as mask:
+            relabelled = Image.new(mask.mode, mask.size, 1)
+        relabelled.save(path)
+    before = files_of(store)
+    command = ("extract", f"segmentation:{images}", "--model", tiny_model, "--weights", tiny_weights, "--store", store)
+    dry = vitrine(*command, "--dry-run", "--json")
+    assert dry.code == 0, dry.err
+    assert dry.json["shards"] == 1
+    assert files_of(store) == before
+    ran = vitrine(*command, "--json").json
+    assert (ran["feature_set"], ran["committed"]) == (dry.json["feature_set"], 1)
+
+
+def test_dry_run_refuses_the_folder_of_something_else(
+    vitrine: Run, tmp_path: Path, tiny_images: Path, tiny_model: str, tiny_weights: Path
+) -> None:
+    (tmp_path / "diary.txt").write_text("dear diary")
+    command = ("extract", f"segmentation:{tiny_images}", "--model", tiny_model, "--weights", tiny_weights)
+    ran = vitrine(*command, "--store", tmp_path, "--dry-run")
+    assert ran.code == 1
+    assert "not a store" in ran.err
 
 
 def test_invalid_images_keep_their_rows_and_exit_3(

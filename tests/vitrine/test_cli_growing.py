@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from feature_store.records import RECORD_DIGEST, record_bytes
+from tests.feature_store.samples import files_of
 
 from .conftest import Run
 
@@ -29,7 +30,9 @@ def grown(tmp_path: Path, tiny_images: Path, tiny_store: Path, tiny_model: str, 
 
 
 def test_extract_says_how_many_rows_it_reuses(vitrine: Run, grown: tuple[Any, ...]) -> None:
+    before = files_of(Path(grown[-1]))
     dry = vitrine(*grown, "--dry-run", "--json").json
+    assert files_of(Path(grown[-1])) == before
     assert (dry["rows"], dry["reused"]) == (2, 23)
     assert [source["rows"] for source in dry["sources"]] == [23]
     ran = vitrine(*grown)
