@@ -47,7 +47,7 @@ class FeatureStore:
 
     def _has_record(self, folder: str) -> bool:
         try:
-            return self.root.exists(f"{folder}/feature_set.json")
+            return self.root.exists(f"{folder}/{layout.FEATURE_SET_FILE}")
         except CorruptError:
             return False  # a link that leads out of the store: for `verify` to name, and in nobody else's way
 
