@@ -11,6 +11,7 @@ from vitrine.exchange_commands import export, import_vectors
 from vitrine.extract_command import extract
 from vitrine.probe_commands import knn, linear, prune, variance
 from vitrine.query_commands import query
+from vitrine.reconstruct_command import reconstruct
 from vitrine.store_commands import ls, results, show
 from vitrine.upkeep_commands import cp, diff, gc, repair, rm, verify
 
@@ -34,6 +35,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "prune": prune,
     "knn": knn,
     "linear": linear,
+    "reconstruct": reconstruct,
     "results": results,
     "verify": verify,
     "repair": repair,

@@ -12,6 +12,7 @@ INTERRUPTED = 130
 _USAGE_ERRORS = {
     "BackboneError",
     "BadParameter",
+    "DecoderError",
     "ExportRefusedError",
     "ImportRefusedError",
     "ManifestError",

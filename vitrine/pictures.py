@@ -83,6 +83,24 @@ def draw_prediction(
     _save(figure, path)
 
 
+def draw_reconstruction(columns: Mapping[str, Sequence[np.ndarray[Any, Any]]], *, path: Path) -> None:
+    """Images side by side: a column for each way of making them, a row for each view.
+
+    Args:
+        columns: by title, RGB in 0..1 [height, width, 3], as many in every column.
+        path: of the picture.
+    """
+    n_rows = max(len(images) for images in columns.values())
+    figure = Figure(figsize=(2.4 * len(columns), 2.4 * n_rows + 0.3), layout="constrained")
+    axes = figure.subplots(n_rows, len(columns), squeeze=False)
+    for column, (title, images) in enumerate(columns.items()):
+        axes[0][column].set_title(title, fontsize=9)
+        for row, image in enumerate(images):
+            axes[row][column].imshow(image)
+            axes[row][column].set_axis_off()
+    _save(figure, path)
+
+
 def class_colours(dataset: DatasetSpec) -> list[tuple[int, int, int]]:
     """The dataset's own colours, or evenly spread hues; black for void, at the end."""
     own = list(dataset.colours)

@@ -43,6 +43,7 @@ def variance(
     vitrine variance features
     vitrine variance features --top 20 --plot spectrum.png
     """
+    from vitrine.answer_lines import about_answer, print_origin, say_not_kept
     from vitrine.output import console, print_json, print_table
     from vitrine.questions import ask_variance, check_plot
 
@@ -55,9 +56,9 @@ def variance(
 
         draw_spectrum(answer.result["variance"], title=f"{found.spec.title}, {found.dataset.spec.name}", path=plot)
         console(stderr=True).print(f"wrote {plot}", markup=False)
-    _say_not_kept([answer])
+    say_not_kept([answer])
     if json:
-        print_json({**answer.result, **_about_answer(answer)})
+        print_json({**answer.result, **about_answer(answer)})
         return
     order, values = answer.result["order"], answer.result["variance"]
     total = sum(values)
@@ -70,7 +71,7 @@ def variance(
         ("rank", "feature", "variance", "mean", "share so far"),
         rows,
     )
-    _print_origin(answer)
+    print_origin(answer)
 
 
 def prune(
@@ -223,36 +224,12 @@ def _numbers(text: str, kind: Callable[[str], Any], option: str) -> tuple[Any, .
     return numbers
 
 
-def _about_answer(answer: Any) -> dict[str, Any]:
-    return {"digest": answer.digest, "cached": answer.cached, "changed": answer.changed}
-
-
-def _say_not_kept(answers: list[Any]) -> None:
-    """One line on standard error where the store could not take the answers."""
-    from vitrine.output import console
-
-    reasons = {answer.not_kept for answer in answers if answer.not_kept is not None}
-    if reasons:
-        text = f"vitrine: the answer is not kept, since the store cannot be written ({', '.join(sorted(reasons))})"
-        console(stderr=True).print(text, markup=False, soft_wrap=True)
-
-
-def _print_origin(answer: Any) -> None:
-    from vitrine.output import console
-
-    if answer.cached:
-        console().print(f"from the store (result {answer.digest[:8]}); --fresh computes it again")
-    elif answer.changed is not None:
-        console().print("computed again: " + ("THE RESULT CHANGED" if answer.changed else "the same result"))
-    elif answer.digest is None and answer.not_kept is None:
-        console().print("from a part of the feature set; not kept")
-
-
 def _print_probe(answers: list[Any], *, json: bool, seconds: float) -> None:
+    from vitrine.answer_lines import about_answer, print_origin, say_not_kept
     from vitrine.output import console, duration, print_json, print_table
 
-    records = [{**answer.result, **_about_answer(answer)} for answer in answers]
-    _say_not_kept(answers)
+    records = [{**answer.result, **about_answer(answer)} for answer in answers]
+    say_not_kept(answers)
     if json:
         print_json({**(records[0] if len(records) == 1 else {"results": records}), "seconds": seconds})
         return
@@ -271,7 +248,7 @@ def _print_probe(answers: list[Any], *, json: bool, seconds: float) -> None:
             ("", "IoU" if "class_iou" in result else "accuracy"),
             rows,
         )
-        _print_origin(answer)
+        print_origin(answer)
     train, test, used = (records[0][name] for name in ("n_train", "n_test", "n_features"))
     splits = f"{records[0]['train_split']} / {records[0]['test_split']}"
     console().print(f"{train} train, {test} test tokens ({splits}), {used} features; {duration(seconds)}", markup=False)

@@ -1,0 +1,237 @@
+"""Reconstruction for the command line: the checkpoint's decoder, the views as the encoder saw them, pictures."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from evaluators import (
+    RECONSTRUCTION_REVISION,
+    Answer,
+    Arm,
+    MaeDecoder,
+    Pixels,
+    ReconstructionParameters,
+    VarianceResult,
+    arms_of,
+    ask,
+    decoded_views,
+    drop_top_variance,
+    encoder_depth,
+    evaluate_reconstruction,
+    question,
+    read_decoder,
+    require_decodable,
+    views_to_decode,
+)
+from feature_store import FeatureSet, Selection, StoreError, read_manifest, read_selection
+from feature_store.runs import stored_plan
+from pipelines.backbones.checkpoint import file_sha256, read_state
+from pipelines.backbones.preprocessing import Preprocessing
+from pipelines.meter import Meter
+from pipelines.plan import view_columns
+from pipelines.prefetch import PreparedView, SourceChangedError, prepare_views
+from vitrine.exits import UsageError
+from vitrine.pictures import draw_reconstruction
+from vitrine.questions import ask_variance
+
+# The paper takes 200 of 768; other widths get the same share.
+_PAPERS_SHARE = 200 / 768
+_DECODING_THREADS = 4
+_VIEWS_SHOWN = 6
+_PICTURE = "reconstruction.png"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What a user asks of a decoder.
+
+    Attributes:
+        weights: a checkpoint with encoder and decoder.
+        any_weights: go on where the store's tokens are of another file.
+        n_dropped, selection: the features to take away; at most one of the two is given.
+        n_views, split, seed: see `ReconstructionParameters`.
+        root: where the images stand; None for where they stood when they were extracted.
+    """
+
+    weights: Path
+    any_weights: bool = False
+    n_dropped: int | None = None
+    selection: str | None = None
+    n_views: int | None = None
+    split: str | None = "auto"
+    seed: int = 0
+    root: Path | None = None
+
+
+class Reconstruction:
+    """One decoder over one feature set.
+
+    Args:
+        features: the feature set.
+        asked: the question.
+
+    Raises:
+        UsageError: both ways of naming features.
+        BackboneError: the checkpoint cannot be read.
+        DecoderError: it has no decoder of MAE's, or one that does not fit the tokens.
+        StoreError: the tokens are of other weights, or class tokens or the last layer are not stored.
+    """
+
+    def __init__(self, features: FeatureSet, asked: Asked) -> None:
+        if asked.n_dropped is not None and asked.selection is not None:
+            raise UsageError("give at most one of --drop-top-variance M and --selection NAME.")
+        self._features, self._asked = features, asked
+        sha256 = file_sha256(asked.weights)
+        state = read_state(asked.weights)
+        self._decoder: MaeDecoder = read_decoder(state)
+        if not asked.any_weights:
+            _require_same_weights(features, asked.weights, sha256)
+        layer = features.layer_number(encoder_depth(state) or "last")
+        require_decodable(features, self._decoder, layer)
+        self._parameters = ReconstructionParameters(
+            decoder_sha256=sha256, layer=layer, split=asked.split, n_views=asked.n_views, seed=asked.seed
+        )
+        self.rows, self.split = views_to_decode(features, self._parameters)
+
+    def ask(self, *, fresh: bool = False) -> Answer:
+        """The scores of every arm."""
+        asked = question(self._features, "reconstruction", RECONSTRUCTION_REVISION, self._parameters, self._selection)
+        return ask(
+            self._features,
+            asked,
+            lambda: evaluate_reconstruction(
+                self._features, self._parameters, decoder=self._decoder, arms=self._arms, pixels=self._pixels
+            ),
+            fresh=fresh,
+        )
+
+    def draw(self, folder: Path) -> Path:
+        """Write some views beside what every arm gives of them; returns the picture's path."""
+        chosen = self.rows[np.unique(np.arange(_VIEWS_SHOWN) * len(self.rows) // _VIEWS_SHOWN)]
+        columns: dict[str, list[np.ndarray[Any, Any]]] = {"original": []}
+        blocks = decoded_views(
+            self._features, chosen, self._decoder, self._arms, layer=self._parameters.layer, pixels=self._pixels
+        )
+        words = arm_words(self._selection.width - len(self._selection.features))
+        for block in blocks:
+            columns["original"] += list(block.originals.numpy())
+            for arm in self._arms:
+                columns.setdefault(words[arm.name], []).extend(block.image(arm.name).numpy())
+        path = folder / _PICTURE
+        draw_reconstruction(columns, path=path)
+        return path
+
+    @cached_property
+    def _selection(self) -> Selection:
+        if self._asked.selection is not None:
+            selection = read_selection(self._features.root, self._asked.selection)
+            selection.check_fits(self._features.spec)
+            return selection
+        width = self._features.spec.n_features
+        n_dropped = round(_PAPERS_SHARE * width) if self._asked.n_dropped is None else self._asked.n_dropped
+        return drop_top_variance(
+            self._features,
+            self._variance("patches"),
+            name=f"no-top-{n_dropped}",
+            n_dropped=n_dropped,
+            layer=self._parameters.layer,
+            kind="patches",
+        )
+
+    @cached_property
+    def _arms(self) -> tuple[Arm, ...]:
+        return arms_of(
+            self._selection,
+            patches=self._variance("patches"),
+            cls=self._variance("cls"),
+            seed=self._parameters.seed,
+        )
+
+    def _variance(self, kind: str) -> VarianceResult:
+        return VarianceResult.from_json(ask_variance(self._features, kind=kind, layer=self._parameters.layer).result)
+
+    @cached_property
+    def _pixels(self) -> Pixels:
+        return stored_views(self._features, self._asked.root)
+
+
+def _require_same_weights(features: FeatureSet, weights: Path, sha256: str) -> None:
+    theirs = features.spec.identity.weights_sha256
+    if theirs != sha256:
+        raise UsageError(
+            f"{features.name} was extracted with weights {theirs}, and {weights} is {sha256}: a decoder understands "
+            f"its own encoder alone. Extract with --weights {weights}, or pass --any-weights to decode all the same."
+        )
+
+
+def arm_words(n_taken: int) -> dict[str, str]:
+    """What to call each arm for people."""
+    return {
+        "untouched": "untouched",
+        "zero": f"{n_taken} set to zero",
+        "mean": f"{n_taken} set to their mean",
+        "random zero": f"{n_taken} random ones set to zero",
+    }
+
+
+def stored_views(features: FeatureSet, root: Path | None = None) -> Pixels:
+    """Reads views from their image files as they were read when they were extracted, each held to its content key.
+
+    Args:
+        features: the feature set.
+        root: where the images stand; None for where the last run found them.
+
+    Raises:
+        StoreError: no run says where the images stood, or the tokens were not extracted from images.
+    """
+    folder = _root_of(features, root)
+    try:
+        preprocessing = Preprocessing.from_json(features.spec.identity.preprocessing)
+    except (KeyError, TypeError) as error:
+        raise StoreError(
+            f"{features.name} does not say how its views became pixels ({error!r}), so it was not extracted here; "
+            "`vitrine extract` makes a feature set that does."
+        ) from error
+    manifest = read_manifest(features.root, features.dataset, view_columns())
+
+    def pixels(rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        views = prepare_views(
+            folder,
+            manifest.take(rows).to_pylist(),
+            preprocessing,
+            batch_size=len(rows),
+            threads=_DECODING_THREADS,
+            meter=Meter(),
+        )
+        try:
+            return np.stack([_pixels_of(view, features, rows) for view in views])
+        except SourceChangedError as error:
+            raise StoreError(
+                f"{features.name} was not extracted from what stands in {folder} now: {str(error).partition(';')[0]}. "
+                "Put the images back, or say where they are with --root FOLDER."
+            ) from error
+
+    return pixels
+
+
+def _pixels_of(view: PreparedView, features: FeatureSet, rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    if view.pixels is None:
+        raise StoreError(
+            f"row {rows[view.place]} of {features.name} has tokens, but its image cannot be read now ({view.reason}); "
+            "restore the image."
+        )
+    return view.pixels
+
+
+def _root_of(features: FeatureSet, given: Path | None) -> Path:
+    """The folder of the images: the given one, or the one that the last run read them from."""
+    plan: Mapping[str, Any] = stored_plan(features.root, features.folder) or {}
+    root = plan.get("dataset_root") if given is None else str(given)
+    if not isinstance(root, str) or not Path(root).is_dir():
+        where = f"{root!r} is no folder" if isinstance(root, str) else "no run says where they stood"
+        raise StoreError(f"the images of {features.name} are not to be had: {where}. Name it with --root FOLDER.")
+    return Path(root)
