@@ -77,9 +77,8 @@ class ImportWords:
         return int(match[1]), int(match[2])
 
 
-def run_import(words: ImportWords, *, model: str, layer: int, fit: str, storage: str, store: str, json: bool) -> int:
+def run_import(words: ImportWords, statement: ImportStatement, *, store: str, dry_run: bool, json: bool) -> int:
     """Read, check, store and report; returns the exit code."""
-    statement = ImportStatement(model=model, layer=layer, grid=words.lattice(), fit=fit, storage=storage)
     options = DatasetOptions(
         name=words.name, classes=tuple(words.classes.split(",")) if words.classes else None, void=words.void
     )
@@ -88,12 +87,12 @@ def run_import(words: ImportWords, *, model: str, layer: int, fit: str, storage:
         imported = imported_dataset(
             vectors, options, root=words.root, progress=lambda done, total: told("images", done, total)
         )
-        outcome = import_vectors(vectors, imported, statement, store=store, progress=told)
-    code = _code_of(outcome)
+        outcome = import_vectors(vectors, imported, statement, store=store, dry_run=dry_run, progress=told)
+    code = exits.DONE if dry_run and not outcome.interrupted else _code_of(outcome)
     if json:
-        print_json({**outcome.to_json(), "exit_code": code})
+        print_json({**outcome.to_json(), **({"dry_run": True} if dry_run else {}), "exit_code": code})
     elif not outcome.interrupted:
-        _print_import(outcome)
+        _print_import(outcome, dry_run=dry_run)
     if outcome.interrupted:
         stands = (
             f"{outcome.committed + outcome.already} of {counted(outcome.total, 'shard')}"
@@ -110,11 +109,19 @@ def _code_of(outcome: ImportOutcome) -> int:
     return exits.INCOMPLETE if outcome.invalid else exits.DONE
 
 
-def _print_import(outcome: ImportOutcome) -> None:
+def _print_import(outcome: ImportOutcome, *, dry_run: bool) -> None:
     out = console()
     if outcome.invalid:
         counts = ", ".join(f"{count} {reason}" for reason, count in sorted(outcome.invalid.items()))
         out.print(f"invalid rows: {counts}, the first is {outcome.first_invalid!r}", markup=False)
+    if dry_run:
+        out.print(
+            f"{outcome.feature_set}: {counted(outcome.rows, 'row')} of {counted(outcome.n_features, 'feature')}, "
+            f"{outcome.total - outcome.already} of {counted(outcome.total, 'shard')} to write, "
+            f"{size(outcome.stored_bytes)} in all; a dry run, so nothing was written",
+            markup=False,
+        )
+        return
     done = "done already, nothing to write" if not outcome.committed else f"{outcome.committed} now"
     out.print(
         f"{outcome.feature_set}: {counted(outcome.rows, 'row')}, {outcome.committed + outcome.already} of "

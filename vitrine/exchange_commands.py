@@ -56,6 +56,9 @@ def import_vectors(
         str | None, typer.Option(help="Comma-separated class names, in the order of their numbers.")
     ] = None,
     void: Annotated[int | None, typer.Option(help="The mask value that carries no class.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Read and check all, say what it would become, and write nothing.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Bring vectors that others made into a store, where every evaluator can use them.
@@ -69,6 +72,7 @@ def import_vectors(
     vitrine import clip-retrieval:output_folder --model clip-vit-b32 --store features
     vitrine import pt:tensors --model dinov2 --store features
     """
+    from pipelines.imports import ImportStatement
     from vitrine.exchange import ImportWords, run_import
 
     words = ImportWords(
@@ -84,7 +88,8 @@ def import_vectors(
         classes=classes,
         void=void,
     )
-    code = run_import(words, model=model, layer=layer, fit=fit, storage=storage, store=store, json=json)
+    statement = ImportStatement(model=model, layer=layer, grid=words.lattice(), fit=fit, storage=storage)
+    code = run_import(words, statement, store=store, dry_run=dry_run, json=json)
     raise typer.Exit(code)
 
 

@@ -26,7 +26,7 @@ from feature_store import (
     write_shard,
 )
 from feature_store.arrays import row_bytes
-from feature_store.layout import feature_set_name, run_file
+from feature_store.layout import feature_set_folder, feature_set_name, run_file
 from feature_store.manifest import views_digest
 from feature_store.objects import ObjectRoot, crc32c
 from feature_store.records import write_record
@@ -34,7 +34,7 @@ from feature_store.runs import new_run_id
 from feature_store.shards import ROWS_PER_CHUNK
 from feature_store.space import free_bytes, require_free
 from feature_store.storage import STORAGE_DTYPES
-from feature_store.writer import check_feature_set, committed_receipts
+from feature_store.writer import check_feature_set, committed_receipts, look_at_store
 from pipelines.extract import NON_FINITE
 from pipelines.imports.dataset import ImportedDataset
 from pipelines.imports.source_arrays import ImportRefusedError, Positions, Values
@@ -79,6 +79,7 @@ class ImportOutcome:
     Attributes:
         feature_set: its name, as `FeatureStore.features` takes it; empty where it was interrupted before it had one.
         rows: of the feature set.
+        n_features: of each vector.
         committed: shards that this run committed.
         already: shards that stood before it.
         total: all shards.
@@ -90,6 +91,7 @@ class ImportOutcome:
 
     feature_set: str
     rows: int
+    n_features: int
     committed: int = 0
     already: int = 0
     total: int = 0
@@ -118,6 +120,7 @@ def import_vectors(
     statement: ImportStatement,
     *,
     store: str,
+    dry_run: bool = False,
     progress: Progress | None = None,
 ) -> ImportOutcome:
     """Store vectors as a feature set; run again after any end, it commits what is missing.
@@ -129,6 +132,7 @@ def import_vectors(
         imported: their manifest, see `imported_dataset`.
         statement: what the user says of them.
         store: its URL; made where there is none.
+        dry_run: write nothing; the outcome says what there is to commit, and refusals are those of the import.
         progress: called with (what is done, rows done, rows in all).
 
     Raises:
@@ -139,19 +143,24 @@ def import_vectors(
     with stopping_on_signals() as stop:
         digested = _digest(vectors, imported.positions, draft, progress)
         if digested is None:
-            return ImportOutcome(feature_set="", rows=draft.n_rows, interrupted=stop.number)
+            return ImportOutcome(
+                feature_set="", rows=draft.n_rows, n_features=draft.n_features, interrupted=stop.number
+            )
         if len(digested.invalid) == draft.n_rows:
             raise ImportRefusedError(
                 f"no row of {vectors.arrays[vectors.kinds[0]].name} has values that are finite as "
                 f"{draft.identity.storage_dtype}; look at what wrote them."
             )
-        root = create_store(store)
+        root = look_at_store(store) if dry_run else create_store(store)
         dataset = imported.dataset
         spec = _final(draft, views_digest(dataset.table), digested.sha256)
         # Before anything is registered: a refused import must not put its annotations in force.
-        _require_room(root, dataset.spec.name, spec)
+        already = _require_room(root, dataset.spec.name, spec)
+        work = _Work(root, vectors, imported, spec, digested)
+        if dry_run:
+            return _outcome(work, committed=0, already=already)
         register_dataset(root, dataset.spec, dataset.table, dataset.iter_masks())
-        outcome = _commit(_Work(root, vectors, imported, spec, digested), progress)
+        outcome = _commit(work, progress)
     return replace(outcome, interrupted=stop.number if outcome.committed + outcome.already < outcome.total else None)
 
 
@@ -265,21 +274,26 @@ def _commit(work: _Work, progress: Progress | None) -> ImportOutcome:
         if progress is not None:
             progress("writing", shard.stop, spec.n_rows)
     finish_feature_set(root, folder, spec)
-    invalid = work.digested.invalid
-    outcome = ImportOutcome(
-        feature_set=feature_set_name(folder),
-        rows=spec.n_rows,
-        committed=committed,
-        already=len(receipts),
-        total=len(shards),
-        invalid={NON_FINITE: len(invalid)} if len(invalid) else {},
-        first_invalid=work.imported.dataset.table["uri"][int(invalid[0])].as_py() if len(invalid) else None,
-        stored_bytes=spec.n_rows * row_bytes(spec),
-    )
+    outcome = _outcome(work, committed=committed, already=len(receipts))
     if missing:
         finished = {"finished": datetime.now(UTC).isoformat(timespec="seconds"), "outcome": outcome.to_json()}
         write_record(root, run_file(run_id, "run.json"), {**record, **finished})
     return outcome
+
+
+def _outcome(work: _Work, *, committed: int, already: int) -> ImportOutcome:
+    spec, invalid, dataset = work.spec, work.digested.invalid, work.imported.dataset
+    return ImportOutcome(
+        feature_set=feature_set_name(feature_set_folder(dataset.spec.name, spec)),
+        rows=spec.n_rows,
+        n_features=spec.n_features,
+        committed=committed,
+        already=already,
+        total=len(shards_of(spec.n_rows, spec.rows_per_shard)),
+        invalid={NON_FINITE: len(invalid)} if len(invalid) else {},
+        first_invalid=dataset.table["uri"][int(invalid[0])].as_py() if len(invalid) else None,
+        stored_bytes=spec.n_rows * row_bytes(spec),
+    )
 
 
 def _commit_shard(work: _Work, folder: str, shard: Shard) -> None:
@@ -296,14 +310,20 @@ def _commit_shard(work: _Work, folder: str, shard: Shard) -> None:
     write_shard(work.root, folder, spec, shard, {(layer, kind): rows for kind, rows in values.items()}, invalid)
 
 
-def _require_room(root: ObjectRoot, dataset: str, spec: FeatureSetSpec) -> None:
-    """Refuse a feature set that does not fit what stands in its place, or whose shards the disk cannot take."""
+def _require_room(root: ObjectRoot, dataset: str, spec: FeatureSetSpec) -> int:
+    """Refuse a feature set that does not fit what stands in its place, or whose shards the disk cannot take.
+
+    Returns:
+        How many shards stand.
+    """
     folder = check_feature_set(root, dataset, spec)
-    missing = missing_shards(shards_of(spec.n_rows, spec.rows_per_shard), committed_receipts(root, folder, spec))
+    receipts = committed_receipts(root, folder, spec)
+    missing = missing_shards(shards_of(spec.n_rows, spec.rows_per_shard), receipts)
     if missing:
         needed_bytes = sum(shard.n_rows for shard in missing) * row_bytes(spec)
         way_out = "free some space, or choose another --store"
         require_free(free_bytes(root), needed_bytes, url=root.url, way_out=way_out)
+    return len(receipts)
 
 
 def _run_record(folder: str, spec: FeatureSetSpec, layout: str, n_missing: int) -> dict[str, Any]:

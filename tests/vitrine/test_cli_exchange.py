@@ -58,6 +58,21 @@ def test_import_answer_export_import_ends_at_the_same_features(vitrine: Run, tmp
     assert open_store(str(store)).features().dataset.spec.classes == ("cat", "dog")
 
 
+def test_a_dry_run_says_what_an_import_will_do_and_writes_nothing(vitrine: Run, tmp_path: Path, source: Path) -> None:
+    store = tmp_path / "store"
+    dry = imported(vitrine, source, store, "--dry-run", "--json")
+    assert dry.code == 0, dry.err
+    assert (dry.json["rows"], dry.json["n_features"], dry.json["committed"]) == (N, 8, 0)
+    assert dry.json["stored_bytes"] == N * (8 * 4 + 1)  # float32, and a byte for `valid`
+    assert not store.exists()
+    made = imported(vitrine, source, store, "--json").json
+    assert (dry.json["feature_set"], dry.json["total"]) == (made["feature_set"], made["committed"])
+    before = files_of(store)
+    again = imported(vitrine, source, store, "--dry-run")
+    assert f"{made['feature_set']}: 48 rows of 8 features, 0 of" in again.out
+    assert files_of(store) == before
+
+
 def test_exported_parquet_comes_back_with_its_class_names(vitrine: Run, tmp_path: Path, source: Path) -> None:
     store = tmp_path / "store"
     first = imported(vitrine, source, store, "--json").json
