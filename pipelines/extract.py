@@ -108,7 +108,7 @@ def compute_rows(
                 reasons[place] = str(view.reason)
                 meter.add_rows(1)
             else:
-                batches.add(place, view.pixels)
+                batches.add(place, view.pixels, of_shard[place]["ground_sample_distance_m"])
     reasons |= dict.fromkeys(batches.finish(), NON_FINITE)
     return [InvalidRow(row=shard.start + place, reason=reasons[place]) for place in sorted(reasons)]
 
@@ -169,13 +169,16 @@ class _Batches:
         shape = (batch_size, side, side, 3)
         self._buffers = [torch.zeros(shape, dtype=torch.uint8, pin_memory=self._on_gpu) for _ in range(2)]
         self._pixels = self._buffers[0].numpy()
+        self._distances_m = np.full(batch_size, np.nan, dtype=np.float32)
         self._places: list[int] = []
         self._launched: _Launched | None = None
         self._non_finite: list[int] = []
 
-    def add(self, place: int, pixels: np.ndarray[Any, Any]) -> None:
+    def add(self, place: int, pixels: np.ndarray[Any, Any], ground_sample_distance_m: float | None) -> None:
         """Take one view; runs the batch when it is full."""
         self._pixels[len(self._places)] = pixels
+        if ground_sample_distance_m is not None:
+            self._distances_m[len(self._places)] = ground_sample_distance_m
         self._places.append(place)
         if len(self._places) == len(self._pixels):
             self._run()
@@ -197,11 +200,12 @@ class _Batches:
             self._collect()
             self._launched = launched
         self._places = []
+        self._distances_m = np.full_like(self._distances_m, np.nan)
         self._buffers.reverse()
         self._pixels = self._buffers[0].numpy()
 
     def _launch(self) -> _Launched:
-        outputs = self._backbone.forward(self._pixels, self._layers)
+        outputs = self._backbone.forward(self._pixels, self._layers, ground_sample_distance_m=self._distances_m)
         finite = torch.ones(len(self._pixels), dtype=torch.bool, device=self._backbone.request.device)
         values = {}
         for name, stored in self._tokens.items():

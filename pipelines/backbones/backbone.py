@@ -42,12 +42,22 @@ class Backbone(ABC):
     n_registers: int
     has_cls: bool
 
-    def forward(self, pixels: UInt8[np.ndarray, "views height width 3"], layers: Sequence[int]) -> Tokens:
+    def forward(
+        self,
+        pixels: UInt8[np.ndarray, "views height width 3"],
+        layers: Sequence[int],
+        *,
+        class_attention: bool = False,
+        ground_sample_distance_m: Float32[np.ndarray, " views"] | None = None,
+    ) -> Tokens:
         """The tokens of a batch.
 
         Args:
             pixels: views after `fit_view`, RGB; in pinned memory a GPU may read them after this returns.
             layers: block numbers counted from 1, ascending.
+            class_attention: give the class token's attention to the patches too.
+            ground_sample_distance_m: of each view, metres of ground a source pixel; NaN, or None for all views, where
+                it is not known, for which a family that uses it has a stated default. The others ignore it.
 
         Returns:
             (layer, kind) -> float32 [views, patches, features], [views, features] or [views, registers, features], on
@@ -55,7 +65,15 @@ class Backbone(ABC):
         """
         with torch.inference_mode():
             on_device = torch.from_numpy(pixels).to(self.request.device, non_blocking=True)
-            return self.tokens_of(self.normalise(on_device), layers)
+            distances = None
+            if ground_sample_distance_m is not None:
+                distances = torch.from_numpy(ground_sample_distance_m).to(self.request.device)
+            return self.tokens_of(
+                self.normalise(on_device),
+                layers,
+                class_attention=class_attention,
+                ground_sample_distance_m=distances,
+            )
 
     def normalise(self, pixels: UInt8[torch.Tensor, "views height width 3"]) -> Float32[torch.Tensor, "views 3 h w"]:
         """Scale pixels to 0..1, and subtract and divide by the channels' mean and standard deviation."""
@@ -64,5 +82,12 @@ class Backbone(ABC):
         return (pixels.permute(0, 3, 1, 2).float() / 255 - mean) / std
 
     @abstractmethod
-    def tokens_of(self, inputs: Float32[torch.Tensor, "views 3 h w"], layers: Sequence[int]) -> Tokens:
+    def tokens_of(
+        self,
+        inputs: Float32[torch.Tensor, "views 3 h w"],
+        layers: Sequence[int],
+        *,
+        class_attention: bool = False,
+        ground_sample_distance_m: Float32[torch.Tensor, " views"] | None = None,
+    ) -> Tokens:
         """As `forward`, from normalised pixels on the backbone's device."""

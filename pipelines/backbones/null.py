@@ -34,7 +34,14 @@ class NullBackbone(Backbone):
     Its `module` is the map, float64 [layers, values of a patch, features].
     """
 
-    def tokens_of(self, inputs: Float32[torch.Tensor, "views 3 h w"], layers: Sequence[int]) -> Tokens:
+    def tokens_of(
+        self,
+        inputs: Float32[torch.Tensor, "views 3 h w"],
+        layers: Sequence[int],
+        *,
+        class_attention: bool = False,
+        ground_sample_distance_m: Float32[torch.Tensor, " views"] | None = None,
+    ) -> Tokens:
         """See `Backbone.tokens_of`."""
         side, views = self.grid[0], len(inputs)
         # Back to the whole numbers that the pixels were: sums of whole numbers have one value in any order.

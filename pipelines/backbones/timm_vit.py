@@ -21,7 +21,14 @@ _AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 class TimmBackbone(Backbone):
     """A plain ViT of timm; its `module` is timm's."""
 
-    def tokens_of(self, inputs: Float32[torch.Tensor, "views 3 h w"], layers: Sequence[int]) -> Tokens:
+    def tokens_of(
+        self,
+        inputs: Float32[torch.Tensor, "views 3 h w"],
+        layers: Sequence[int],
+        *,
+        class_attention: bool = False,
+        ground_sample_distance_m: Float32[torch.Tensor, " views"] | None = None,
+    ) -> Tokens:
         """See `Backbone.tokens_of`."""
         dtype = _AUTOCAST.get(self.request.compute_dtype)
         device_type = torch.device(self.request.device).type

@@ -6,7 +6,7 @@ import hashlib
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,9 @@ from feature_store import Receipt, Shard, TokenKind, create_feature_set, open_st
 from feature_store.reader import FeatureSet
 from pipelines import extract, prefetch, views
 from pipelines.backbones import BackboneRequest, resolve_backbone
+from pipelines.backbones.backbone import Tokens
 from pipelines.backbones.checkpoint import read_state
+from pipelines.backbones.null import NullBackbone, load_null
 from pipelines.datasets import DatasetOptions, open_dataset
 from pipelines.extract import StoreUnwritableError, cached_backbone, extract_shard
 from pipelines.meter import Meter
@@ -352,3 +354,40 @@ def test_a_shard_that_is_not_of_the_plan_is_refused(prepare: Prepare) -> None:
     create_feature_set(prepared.root, prepared.dataset, prepared.plan.spec)
     with pytest.raises(ValueError, match="are not shard 0"):
         extract_shard(prepared.plan, Shard(index=0, start=4, stop=12))
+
+
+class _DistanceBackbone(NullBackbone):
+    """A backbone whose class token is the ground sample distance that it was given, -1 where there is none."""
+
+    def tokens_of(
+        self,
+        inputs: torch.Tensor,
+        layers: Sequence[int],
+        *,
+        class_attention: bool = False,
+        ground_sample_distance_m: torch.Tensor | None = None,
+    ) -> Tokens:
+        assert ground_sample_distance_m is not None
+        assert ground_sample_distance_m.shape == (len(inputs),)
+        tokens = super().tokens_of(inputs, layers)
+        for layer in layers:
+            tokens[layer, "cls"] = ground_sample_distance_m.nan_to_num(-1)[:, None].expand_as(tokens[layer, "cls"])
+        return tokens
+
+
+@pytest.mark.parametrize("batch_size", [8, 5])
+def test_a_backbone_gets_the_ground_sample_distance_of_each_row(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch_size: int
+) -> None:
+    dataset = open_dataset(f"images:{pictures}")
+    distances = [None if row % 3 == 0 else row / 8 for row in range(dataset.table.num_rows)]
+    place = dataset.table.schema.get_field_index("ground_sample_distance_m")
+    table = dataset.table.set_column(place, dataset.table.schema.field(place), pa.array(distances, pa.float64()))
+    settings = ExtractionSettings(rows_per_shard=8, batch_size=batch_size, storage_dtype="float32")
+    null = load_null(resolve_backbone("null"))
+    backbone = _DistanceBackbone(**{field.name: getattr(null, field.name) for field in dataclasses.fields(null)})
+    monkeypatch.setattr(extract, "cached_backbone", lambda request, kernel: backbone)
+    with_distances = dataclasses.replace(dataset, table=table)
+    prepared = prepare_extraction(with_distances, null.request, settings, store=str(tmp_path / "store"))
+    expected = [-1 if distance is None else distance for distance in distances]
+    assert extract_all(prepared).read("last", "cls")[:, 0].tolist() == expected
