@@ -74,8 +74,7 @@ def _prepare(folder: Path, options: argparse.Namespace) -> Prepared:
 def _forward_rate(prepared: Prepared, *, seconds: float = 3.0) -> float:
     """Images/s of the model on one normalised batch that stays on the device."""
     backbone, spec = prepared.backbone, prepared.plan.spec
-    side = backbone.preprocessing.image_size
-    batch = torch.randn((spec.batch_size, 3, side, side), device=backbone.request.device)
+    batch = torch.randn((spec.batch_size, 3, *backbone.preprocessing.image_size), device=backbone.request.device)
 
     def run(n_batches: int) -> float:
         start = time.perf_counter()

@@ -221,7 +221,7 @@ def _resolve_on(features: FeatureSet, on: On) -> On:
 
 
 def _crop_keeps_all(features: FeatureSet) -> bool:
-    """Whether the centre crop cut nothing off: every masked view is square and the crop takes all of it."""
-    if features.spec.identity.preprocessing.get("crop_fraction") != 1.0:
-        return False
-    return features.masks.all_square
+    """Whether the centre crop cut nothing off: masked views have the input's proportions and are taken whole."""
+    preprocessing = features.spec.identity.preprocessing
+    height, width = preprocessing.get("image_size", (1, 1))
+    return preprocessing.get("crop_fraction") == 1.0 and features.masks.all_shaped_as(height, width)

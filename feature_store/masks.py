@@ -160,10 +160,9 @@ class MaskReader:
         """Whether any view has a mask."""
         return bool(self._offsets[-1] > 0)
 
-    @property
-    def all_square(self) -> bool:
-        """Whether every mask is as high as wide."""
-        return bool((self._sizes[:, 0] == self._sizes[:, 1]).all())
+    def all_shaped_as(self, height: int, width: int) -> bool:
+        """Whether every mask has the proportions of this size."""
+        return bool((self._sizes[:, 0] * width == self._sizes[:, 1] * height).all())
 
     def read(self, row: int) -> _StoredMask:
         """The mask of one view, raw values; [0, 0] for a view without one.

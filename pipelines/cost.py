@@ -89,8 +89,8 @@ def _forward_seconds(prepared: Prepared) -> float:
     """Of the forward pass, from the second of two batches."""
     spec, backbone = prepared.plan.spec, prepared.backbone
     torch.set_num_threads(prepared.plan.threads)
-    side = backbone.preprocessing.image_size
-    pixels = np.random.default_rng(0).integers(0, 256, (spec.batch_size, side, side, 3), dtype=np.uint8)
+    shape = (spec.batch_size, *backbone.preprocessing.image_size, 3)
+    pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     start = 0.0
     for _ in range(2):
         start = time.perf_counter()

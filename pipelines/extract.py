@@ -165,8 +165,7 @@ class _Batches:
         self._backbone, self._tokens, self._meter = backbone, tokens, meter
         self._layers = sorted({layer for layer, _ in tokens})
         self._on_gpu = backbone.request.device.startswith("cuda")
-        side = backbone.preprocessing.image_size
-        shape = (batch_size, side, side, 3)
+        shape = (batch_size, *backbone.preprocessing.image_size, 3)
         self._buffers = [torch.zeros(shape, dtype=torch.uint8, pin_memory=self._on_gpu) for _ in range(2)]
         self._pixels = self._buffers[0].numpy()
         self._distances_m = np.full(batch_size, np.nan, dtype=np.float32)

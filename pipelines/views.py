@@ -379,16 +379,21 @@ def cut_view(
 
 
 def fit_view(
-    view: Image.Image, *, size: int, fit: Fit = "squash", crop_fraction: float = 1.0, interpolation: str = "bicubic"
+    view: Image.Image,
+    *,
+    size: tuple[int, int],
+    fit: Fit = "squash",
+    crop_fraction: float = 1.0,
+    interpolation: str = "bicubic",
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """Resize a view to the backbone's square input, on 8-bit values as Pillow does it.
+    """Resize a view to the backbone's input, on 8-bit values as Pillow does it.
 
     Args:
         view: 8-bit RGB.
-        size: side of the result, in pixels.
-        fit: `squash` resizes both sides and keeps everything; `crop` resizes the shorter side to
+        size: (height, width) of the result, in pixels.
+        fit: `squash` resizes both sides and keeps everything; `crop` resizes the view, proportions kept, to just cover
             floor(size / crop_fraction) and takes the centre, which is timm's evaluation transform.
-        crop_fraction: side of the centre crop relative to the resized shorter side, in (0, 1]; only for `crop`.
+        crop_fraction: sides of the centre crop over those of what the view covers, in (0, 1]; only for `crop`.
         interpolation: `nearest`, `box`, `bilinear`, `hamming`, `bicubic` or `lanczos`.
 
     Raises:
@@ -396,18 +401,27 @@ def fit_view(
         UnreadableImageError: `too_large`, a view so long and thin that the resized one would pass `MAX_IMAGE_PIXELS`.
     """
     resampling = Image.Resampling.__members__.get(interpolation.upper())
-    if resampling is None or fit not in ("squash", "crop") or size <= 0 or not 0 < crop_fraction <= 1:
+    if resampling is None or fit not in ("squash", "crop") or min(size) <= 0 or not 0 < crop_fraction <= 1:
         raise ValueError(
             f"size={size!r}, fit={fit!r}, crop_fraction={crop_fraction!r}, interpolation={interpolation!r}: use a "
             "positive size, 'squash' or 'crop', a fraction in (0, 1] and a filter of Pillow."
         )
+    height, width = size
     if fit == "squash":
-        return np.array(view.resize((size, size), resampling))
-    shorter = math.floor(size / crop_fraction)
-    longer = int(shorter * max(view.size) / min(view.size))
-    if shorter * longer > MAX_IMAGE_PIXELS:
-        raise UnreadableImageError("too_large", "", f"a view of {view.size} fitted to {shorter} x {longer} pixels")
-    resized = view.resize((shorter, longer) if view.width <= view.height else (longer, shorter), resampling)
+        return np.array(view.resize((width, height), resampling))
+    covering = _covering_size(view.size, (math.floor(width / crop_fraction), math.floor(height / crop_fraction)))
+    if covering[0] * covering[1] > MAX_IMAGE_PIXELS:
+        raise UnreadableImageError("too_large", "", f"a view of {view.size} fitted to {covering} pixels")
+    resized = view.resize(covering, resampling)
     # Python's round: to even at one half, as in torchvision's CenterCrop.
-    left, top = round((resized.width - size) / 2.0), round((resized.height - size) / 2.0)
-    return np.array(resized.crop((left, top, left + size, top + size)))
+    left, top = round((resized.width - width) / 2.0), round((resized.height - height) / 2.0)
+    return np.array(resized.crop((left, top, left + width, top + height)))
+
+
+def _covering_size(view: tuple[int, int], target: tuple[int, int]) -> tuple[int, int]:
+    """The smallest (width, height) in the view's proportions that covers the target, rounded as timm rounds it."""
+    if target[0] == target[1]:
+        longer = int(target[0] * max(view) / min(view))
+        return (target[0], longer) if view[0] <= view[1] else (longer, target[0])
+    ratio = min(view[0] / target[0], view[1] / target[1])
+    return round(view[0] / ratio), round(view[1] / ratio)

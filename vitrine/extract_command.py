@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from vitrine.options import Json
+from vitrine.sizes import image_size_of
 
 if TYPE_CHECKING:
     from feature_store import TokenKind
@@ -39,12 +40,16 @@ def extract(
         str, typer.Option(help="What to do with an image that tiles do not divide: refuse, pad or resize.")
     ] = "refuse",
     image_size: Annotated[
-        int | None, typer.Option(help="Side of the model's input in pixels; by default its own.")
+        str | None,
+        typer.Option(
+            help="The model's input in pixels, the side of a square or HEIGHTxWIDTH, e.g. 224 or 224x448; by default "
+            "its own."
+        ),
     ] = None,
     fit: Annotated[
         str,
         typer.Option(
-            help="How a view becomes the square input: `squash` it whole, `crop` its centre as the model's own "
+            help="How a view becomes the input: `squash` it whole, `crop` its centre as the model's own "
             "evaluation does, or `auto`: squash where there are masks, else crop."
         ),
     ] = "auto",
@@ -105,7 +110,13 @@ def extract(
     )
     opened = open_dataset(dataset, options=options)
     request = resolve_model(
-        model, opened, weights=weights, image_size=image_size, fit=fit, compute_dtype=compute, device=device
+        model,
+        opened,
+        weights=weights,
+        image_size=image_size_of(image_size, "--image-size"),
+        fit=fit,
+        compute_dtype=compute,
+        device=device,
     )
     code = extract_dataset(
         opened,

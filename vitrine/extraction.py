@@ -24,7 +24,7 @@ def resolve_model(
     dataset: Dataset,
     *,
     weights: Path | None,
-    image_size: int | None,
+    image_size: tuple[int, int] | None,
     fit: str,
     compute_dtype: str,
     device: str,
@@ -172,7 +172,7 @@ def _print_cost(prepared: Prepared, cost: Cost, workers: int) -> None:
     print_pairs(
         f"{prepared.name}{resumed}",
         {
-            "model": f"{spec.title}, {identity.preprocessing['image_size']} pixels, "
+            "model": f"{spec.title}, {' x '.join(map(str, identity.preprocessing['image_size']))} pixels, "
             f"grid {spec.grid[0]} x {spec.grid[1]}",
             "tokens": f"{', '.join(identity.token_kinds)} of layers {', '.join(map(str, identity.layers))}, "
             f"{spec.n_features} features, computed in {identity.compute_dtype}, stored as {identity.storage_dtype}",

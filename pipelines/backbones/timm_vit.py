@@ -9,10 +9,10 @@ import torch
 from jaxtyping import Float32
 from timm.layers.config import set_fused_attn, use_fused_attn
 
-from pipelines.backbones.architecture import build_module, has_class_token, input_side, norm_name, register_count
+from pipelines.backbones.architecture import build_module, has_class_token, input_size, norm_name, register_count
 from pipelines.backbones.backbone import Backbone, Tokens
 from pipelines.backbones.fitting import embedding_resampling, load_weights
-from pipelines.backbones.preprocessing import Fit, Preprocessing
+from pipelines.backbones.preprocessing import Fit, ImageSize, Preprocessing
 from pipelines.backbones.request import BackboneRequest
 
 _AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -95,7 +95,7 @@ def describe_timm(request: BackboneRequest) -> Backbone:
 
 def _backbone(request: BackboneRequest, module: Any, position_embedding: str) -> Backbone:
     height, width = module.patch_embed.grid_size
-    image_size = input_side(module)
+    image_size = input_size(module)
     return TimmBackbone(
         request=request,
         module=module,
@@ -103,7 +103,7 @@ def _backbone(request: BackboneRequest, module: Any, position_embedding: str) ->
         architecture={
             "library": "timm",
             "name": request.architecture,
-            "arguments": {"num_classes": 0, "img_size": image_size},
+            "arguments": {"num_classes": 0, "img_size": list(image_size)},
             "norm": norm_name(module),
         },
         depth=len(module.blocks),
@@ -131,7 +131,7 @@ def _attention(kernel: str) -> Iterator[None]:
 
 
 def _preprocessing(
-    config: Mapping[str, Any], fit: Fit | None, image_size: int, position_embedding: str
+    config: Mapping[str, Any], fit: Fit | None, image_size: ImageSize, position_embedding: str
 ) -> Preprocessing:
     """The model's own configuration, with the user's fit where one is given."""
     return Preprocessing(

@@ -170,7 +170,8 @@ def test_masks_of_any_sizes_are_read_back_however_chunks_cut_them(
                 np.testing.assert_array_equal(found, expected[row])
                 np.testing.assert_array_equal(reader.read(row), expected[row])
         assert reader.any_mask == any(mask is not None for mask in masks)
-        assert reader.all_square == all(mask.shape[0] == mask.shape[1] for mask in expected)
+        assert reader.all_shaped_as(7, 7) == all(mask.shape[0] == mask.shape[1] for mask in expected)
+        assert reader.all_shaped_as(2, 3) == all(mask.shape[0] * 3 == mask.shape[1] * 2 for mask in expected)
     group: Any = zarr.open_group(folder / "d/annotations.zarr", mode="r")
     np.testing.assert_array_equal(np.asarray(group["mask_sizes"][...]), [mask.shape for mask in expected])
     np.testing.assert_array_equal(

@@ -118,8 +118,8 @@ def assert_described(request: BackboneRequest, loaded: Backbone) -> None:
 
 
 def random_pixels(backbone: Backbone, n_views: int = 2) -> np.ndarray[Any, Any]:
-    side = backbone.preprocessing.image_size
-    return np.random.default_rng(0).integers(0, 256, (n_views, side, side, 3), dtype=np.uint8)
+    shape = (n_views, *backbone.preprocessing.image_size, 3)
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
 
 
 def normalised(module: Any, pixels: np.ndarray[Any, Any]) -> torch.Tensor:
@@ -230,6 +230,51 @@ def test_another_image_size_loads_as_timm_itself_loads_it(
     assert_described(request, backbone)
 
 
+@pytest.mark.parametrize(
+    ("architecture", "stored_side", "size", "how"),
+    [
+        ("test_vit", 160, (96, 32), "bicubic with antialias from 10x10 to 6x2 (timm)"),
+        # As many patches as are stored, in other proportions.
+        ("test_vit", 160, (64, 400), "bicubic with antialias from 10x10 to 4x25 (timm)"),
+        ("vit_small_patch14_reg4_dinov2", 518, (70, 42), "bicubic with antialias from 37x37 to 5x3 (timm)"),
+        ("eva02_tiny_patch14_224", 224, (56, 112), "bicubic with antialias from 16x16 to 4x8 (timm)"),
+        ("vit_tiny_patch16_dinov3_qkvb", 256, (32, 80), "none stored"),
+        ("tiny_beit", 224, (64, 32), "relative bias resampled to 4x2 (timm)"),
+        ("flexivit_small", 240, (32, 64), "bilinear without antialias from 15x15 to 2x4 (timm)"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::UserWarning:timm")
+def test_a_size_that_is_not_square_gives_timms_tokens_of_every_layer(
+    request_for: Callable[..., BackboneRequest],
+    architecture: str,
+    stored_side: int,
+    size: tuple[int, int],
+    how: str,
+) -> None:
+    request = request_for(architecture, random_model(architecture, img_size=stored_side).state_dict(), image_size=size)
+    backbone = load_backbone(request)
+    oracle = timm.create_model(
+        architecture,
+        pretrained=True,
+        num_classes=0,
+        img_size=size,
+        pretrained_cfg_overlay={"file": request.weights, "custom_load": False},
+    ).eval()
+    pixels = random_pixels(backbone)
+    assert pixels.shape[1:3] == size
+    layers = range(1, backbone.depth + 1)
+    tokens = backbone.forward(pixels, layers)
+    expected = tokens_by_hooks(oracle, normalised(oracle, pixels), str(backbone.architecture["norm"]))
+    n_patches = backbone.grid[0] * backbone.grid[1]
+    for layer in layers:
+        assert torch.equal(tokens[layer, "patches"], expected[layer][:, -n_patches:])
+    patch = backbone.module.patch_embed.patch_size
+    assert backbone.grid == (size[0] // patch[0], size[1] // patch[1])
+    assert backbone.preprocessing.position_embedding == how
+    assert backbone.preprocessing.to_json()["image_size"] == list(size)
+    assert_described(request, backbone)
+
+
 def test_the_preprocessing_is_the_models_own(request_for: Callable[..., BackboneRequest]) -> None:
     name = "test_vit.r160_in1k"
     backbone = load_backbone(request_for(name, random_model(name).state_dict()))
@@ -240,7 +285,7 @@ def test_the_preprocessing_is_the_models_own(request_for: Callable[..., Backbone
         expected["interpolation"],
         expected["crop_pct"],
     )
-    assert (preprocessing.fit, preprocessing.image_size) == ("crop", expected["input_size"][-1])
+    assert (preprocessing.fit, preprocessing.image_size) == ("crop", tuple(expected["input_size"][-2:]))
 
 
 @pytest.mark.parametrize(("architecture", "own"), [("tiny_squashing", "squash"), ("tiny_siglip", "crop")])
@@ -378,7 +423,7 @@ def test_the_demo_model_is_what_reports_call_it(demo: Backbone) -> None:
     assert (demo.has_cls, demo.n_registers, demo.grid, demo.depth, demo.n_features) == (True, 4, (16, 16), 12, 384)
     recorded = demo.preprocessing.to_json()
     assert recorded["position_embedding"] == "bicubic with antialias from 37x37 to 16x16 (timm)"
-    assert (recorded["image_size"], recorded["interpolation"]) == (224, "bicubic")
+    assert (recorded["image_size"], recorded["interpolation"]) == ([224, 224], "bicubic")
     assert (recorded["mean"], recorded["std"]) == ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 
 

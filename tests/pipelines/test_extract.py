@@ -50,28 +50,29 @@ def first_shard(prepared: Prepared) -> Receipt:
 
 
 @torch.inference_mode()
-def tokens_by_hand(weights: Path, architecture: str, side: int, pictures: list[Image.Image]) -> torch.Tensor:
+def tokens_by_hand(
+    weights: Path, architecture: str, size: tuple[int, int], pictures: list[Image.Image]
+) -> torch.Tensor:
     """Pillow's resize, timm's own model and its own loading: float16 [pictures, class token and patches, features]."""
     overlay = {"file": str(weights), "custom_load": False}
     model: Any = timm.create_model(
-        architecture, pretrained=True, num_classes=0, img_size=side, pretrained_cfg_overlay=overlay
+        architecture, pretrained=True, num_classes=0, img_size=size, pretrained_cfg_overlay=overlay
     ).eval()
     mean, std = (np.asarray(model.pretrained_cfg[name], dtype=np.float32) for name in ("mean", "std"))
-    resized = [
-        np.asarray(picture.convert("RGB").resize((side, side), Image.Resampling.BICUBIC)) for picture in pictures
-    ]
+    resized = [np.asarray(picture.convert("RGB").resize(size[::-1], Image.Resampling.BICUBIC)) for picture in pictures]
     scaled = (np.stack([np.asarray(image) for image in resized]).astype(np.float32) / np.float32(255) - mean) / std
     tokens: torch.Tensor = model.forward_features(torch.from_numpy(scaled.transpose(0, 3, 1, 2)))
     return tokens.half()
 
 
+@pytest.mark.parametrize("size", [(64, 64), (48, 96)])
 def test_stored_tokens_are_those_of_an_independent_implementation(
-    prepare: Prepare, pictures: Path, tiny_request: BackboneRequest
+    prepare: Prepare, pictures: Path, tiny_request: BackboneRequest, size: tuple[int, int]
 ) -> None:
-    features = extract_all(prepare(request=dataclasses.replace(tiny_request, fit="squash")))
+    features = extract_all(prepare(request=dataclasses.replace(tiny_request, image_size=size, fit="squash")))
     paths = sorted(pictures.rglob("*.png"), key=lambda path: str(path.relative_to(pictures)).encode())
     expected = tokens_by_hand(
-        Path(tiny_request.weights), tiny_request.architecture, 64, [Image.open(path) for path in paths]
+        Path(tiny_request.weights), tiny_request.architecture, size, [Image.open(path) for path in paths]
     ).numpy()
     assert np.array_equal(features.read("last", "cls"), expected[:, 0])
     assert np.array_equal(features.read("last", "patches"), expected[:, 1:])
@@ -90,7 +91,7 @@ def test_tokens_of_real_tiles_are_those_of_an_independent_implementation(
         x, y = view["tile"]["x"], view["tile"]["y"]
         tiles.append(Image.open(camvid / view["uri"]).convert("RGB").crop((x, y, x + 120, y + 120)))
     assert len(tiles) == 4 * 12
-    expected = tokens_by_hand(Path(request.weights), request.architecture, 64, tiles).numpy()
+    expected = tokens_by_hand(Path(request.weights), request.architecture, (64, 64), tiles).numpy()
     assert np.array_equal(features.read("last", "patches"), expected[:, 1:])
 
 

@@ -84,5 +84,5 @@ def test_an_extraction_goes_through_the_same_path_as_any_model(prepare: Callable
     tokens = features.read(2, "patches")
     assert tokens.shape == (60, 16, 32)
     assert np.ptp(tokens.astype(np.float32)) > 0.1
-    other = prepare(request=replace(request, image_size=96), store="other")
+    other = prepare(request=replace(request, image_size=(96, 96)), store="other")
     assert other.plan.spec.identity.digest != features.digest

@@ -466,33 +466,34 @@ def test_impossible_tiles_are_refused(side: int) -> None:
 def test_squash_is_the_resize_of_pillow(size: tuple[int, int]) -> None:
     image = Image.fromarray(RANDOM.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
     expected = np.asarray(image.resize((224, 224), Image.Resampling.BICUBIC))
-    assert np.array_equal(fit_view(image, size=224, fit="squash", interpolation="bicubic"), expected)
+    assert np.array_equal(fit_view(image, size=(224, 224), fit="squash", interpolation="bicubic"), expected)
 
 
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear", "lanczos"])
 @pytest.mark.parametrize("crop_fraction", [1.0, 0.875, 0.9, 0.95])
 @pytest.mark.parametrize("size", [(300, 200), (201, 333), (64, 64), (225, 1000)])
+@pytest.mark.parametrize("target", [(96, 96), (96, 48), (32, 112)])
 def test_crop_is_the_evaluation_transform_of_timm(
-    size: tuple[int, int], crop_fraction: float, interpolation: str
+    size: tuple[int, int], target: tuple[int, int], crop_fraction: float, interpolation: str
 ) -> None:
     image = Image.fromarray(RANDOM.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
     transform = create_transform(
-        (3, 96, 96), is_training=False, interpolation=interpolation, crop_pct=crop_fraction, normalize=False
+        (3, *target), is_training=False, interpolation=interpolation, crop_pct=crop_fraction, normalize=False
     )
     expected = np.asarray(transform(image)).transpose(1, 2, 0)
-    fitted = fit_view(image, size=96, fit="crop", crop_fraction=crop_fraction, interpolation=interpolation)
+    fitted = fit_view(image, size=target, fit="crop", crop_fraction=crop_fraction, interpolation=interpolation)
     assert fitted.dtype == np.uint8
     assert np.array_equal(fitted, expected)
 
 
 def test_long_thin_view_is_not_blown_up() -> None:
     with pytest.raises(UnreadableImageError, match="too_large"):
-        fit_view(Image.new("RGB", (1_000_000, 1)), size=224, fit="crop")
+        fit_view(Image.new("RGB", (1_000_000, 1)), size=(224, 112), fit="crop")
 
 
 @pytest.mark.parametrize(
-    "settings_", [{"size": 0}, {"crop_fraction": 0.0}, {"crop_fraction": 1.1}, {"interpolation": "__class__"}]
+    "settings_", [{"size": (8, 0)}, {"crop_fraction": 0.0}, {"crop_fraction": 1.1}, {"interpolation": "__class__"}]
 )
 def test_impossible_fits_are_refused(settings_: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="use a positive size"):
-        fit_view(Image.new("RGB", (4, 4)), **{"size": 8, **settings_})
+        fit_view(Image.new("RGB", (4, 4)), **{"size": (8, 8), **settings_})

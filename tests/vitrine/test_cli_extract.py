@@ -22,6 +22,32 @@ def test_the_same_command_again_computes_nothing(
     assert again.json["already_done"] is True
 
 
+def test_an_input_that_is_not_square_is_extracted_and_classified_by_its_masks(
+    vitrine: Run, tmp_path: Path, tiny_images: Path, tiny_model: str, tiny_weights: Path
+) -> None:
+    store = tmp_path / "store"
+    for model in (("null",), (tiny_model, "--weights", tiny_weights)):
+        command = ("extract", f"segmentation:{tiny_images}", "--image-size", "32x64", "--store", store)
+        assert vitrine(*command, "--model", *model).code == 0
+        features = open_store(str(store)).features(model[0])
+        assert features.spec.grid == (2, 4)
+        assert features.spec.identity.preprocessing["image_size"] == [32, 64]
+        assert features.read("last", "patches").shape == (24, 8, features.spec.n_features)
+        asked = vitrine("knn", store, "--features", model[0], "--json")
+        assert 0 < asked.json["miou"] <= 1
+        # One token a row, and a mask with the input's proportions or not: each patch has a place in it.
+        assert vitrine("query", store, "--features", model[0], "--nearest", "0:7", "-k", "1").code == 0
+
+
+@pytest.mark.parametrize("size", ["224x", "x", "0", "12x-3", "224,448", "1e3", "99999"])
+def test_a_size_that_is_none_is_wrong_usage(vitrine: Run, tmp_path: Path, tiny_images: Path, size: str) -> None:
+    ran = vitrine(
+        *("extract", f"segmentation:{tiny_images}", "--model", "null", "--image-size", size, "--store", tmp_path)
+    )
+    assert ran.code == 2
+    assert f"--image-size '{size}': write the side of a square or HEIGHTxWIDTH" in ran.err
+
+
 def test_dry_run_says_the_cost_and_writes_nothing(
     vitrine: Run, tmp_path: Path, tiny_images: Path, tiny_model: str, tiny_weights: Path
 ) -> None:
