@@ -19,7 +19,7 @@ from feature_store import FeatureSet, open_store
 from pipelines.datasets import DatasetOptions, open_dataset
 from pipelines.plan import ExtractionSettings
 from tests import camvid_reference
-from vitrine.extraction import RunOptions, extract_dataset, resolve_model
+from vitrine.extraction import ModelWords, RunOptions, extract_dataset, resolve_model
 from vitrine.questions import Dropping, ask_knn, ask_linear, ask_variance, make_selection
 
 Reference = dict[str, tuple[np.ndarray, np.ndarray]]
@@ -49,9 +49,7 @@ def features(tmp_path_factory: pytest.TempPathFactory) -> FeatureSet:
     store = Path(named) if named and FULL else tmp_path_factory.mktemp("camvid") / "store"
     options = DatasetOptions(tile=120, limit_per_split=None if FULL else 2)
     dataset = open_dataset(f"segmentation:{data}/camvid", options=options)
-    request = resolve_model(
-        "demo", dataset, weights=None, image_size=None, fit="squash", compute_dtype="float32", device="cpu"
-    )
+    request = resolve_model(ModelWords(model="demo", fit="squash", device="cpu"), dataset)
     run = RunOptions(quiet=True)
     assert extract_dataset(dataset, request, ExtractionSettings(), store=str(store), options=run) == 0
     return open_store(str(store)).features()

@@ -8,15 +8,13 @@ from feature_store import open_store
 from pipelines.datasets import DatasetOptions, open_dataset
 from pipelines.plan import ExtractionSettings
 from vitrine.demo import ask_everything
-from vitrine.extraction import RunOptions, extract_dataset, resolve_model
+from vitrine.extraction import ModelWords, RunOptions, extract_dataset, resolve_model
 
 
 def test_probes_against_extraction(tmp_path: Path) -> None:
     options = DatasetOptions(cache=tmp_path / "scenes", limit_per_split=None if FULL else 3)
     dataset = open_dataset("demo", options=options)
-    request = resolve_model(
-        "demo", dataset, weights=None, image_size=None, fit="auto", compute_dtype="float32", device="cpu"
-    )
+    request = resolve_model(ModelWords(model="demo", device="cpu"), dataset)
     start = time.perf_counter()
     code = extract_dataset(
         dataset, request, ExtractionSettings(), store=str(tmp_path / "store"), options=RunOptions(quiet=True)

@@ -20,7 +20,7 @@ from feature_store import FeatureSet, open_store, views_digest
 from pipelines.datasets import DatasetOptions, open_dataset
 from pipelines.plan import ExtractionSettings
 from vitrine.compression import CompressionRequest, compress
-from vitrine.extraction import RunOptions, extract_dataset, resolve_model
+from vitrine.extraction import ModelWords, RunOptions, extract_dataset, resolve_model
 from vitrine.questions import ask_knn, ask_linear
 
 # Name in the table -> how it is made of float16; None for what an extraction stores.
@@ -48,9 +48,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> FeaturesOf:
     dataset = open_dataset(
         f"segmentation:{data}/camvid", options=DatasetOptions(tile=120, limit_per_split=limit if FULL else 2)
     )
-    request = resolve_model(
-        "demo", dataset, weights=None, image_size=None, fit="squash", compute_dtype="float32", device="cpu"
-    )
+    request = resolve_model(ModelWords(model="demo", fit="squash", device="cpu"), dataset)
     run = RunOptions(quiet=True, allow_mixed_environment=named is not None)
     for dtype in ("float32", "float16"):
         settings = ExtractionSettings(token_kinds=("patches",), storage_dtype=dtype)

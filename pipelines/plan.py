@@ -94,16 +94,11 @@ class ExtractionPlan:
     def from_json(cls, text: str) -> "ExtractionPlan":
         """Read what `to_json` wrote."""
         value: dict[str, Any] = json.loads(text)
-        sizes = ("image_size",)
-        backbone = {
-            name: tuple(item) if name in sizes and item is not None else item
-            for name, item in value["backbone"].items()
-        }
         return cls(
             **{
                 **value,
                 "spec": FeatureSetSpec.from_json(value["spec"], name="plan"),
-                "backbone": BackboneRequest(**backbone),
+                "backbone": BackboneRequest.from_json(value["backbone"]),
                 "sources": tuple(value["sources"]),
             }
         )

@@ -14,7 +14,7 @@ from feature_store import FeatureSet, open_store
 from pipelines.datasets import DatasetOptions, open_dataset
 from pipelines.plan import ExtractionSettings
 from vitrine import exits
-from vitrine.extraction import RunOptions, extract_dataset, resolve_model
+from vitrine.extraction import ModelWords, RunOptions, extract_dataset, resolve_model
 from vitrine.output import console, duration, print_json, print_table
 from vitrine.pictures import draw_prediction, draw_removal_curve, draw_spectrum
 from vitrine.questions import Dropping, ask_knn, ask_linear, ask_variance, make_selection
@@ -50,9 +50,7 @@ def run_demo(folder: Path, *, workers: int = 1, json: bool = False) -> int:
     store = str(folder / "store")
     start = time.perf_counter()
     dataset = open_dataset("demo", options=DatasetOptions(cache=folder / "scenes"))
-    request = resolve_model(
-        "demo", dataset, weights=None, image_size=None, fit="auto", compute_dtype="float32", device="auto"
-    )
+    request = resolve_model(ModelWords(model="demo"), dataset)
     code = extract_dataset(
         dataset, request, ExtractionSettings(), store=store, options=RunOptions(workers=workers, quiet=json)
     )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from vitrine.options import Json
-from vitrine.sizes import image_size_of
+from vitrine.sizes import image_size_of, windows_of
 
 if TYPE_CHECKING:
     from feature_store import TokenKind
@@ -45,6 +45,16 @@ def extract(
             help="The model's input in pixels, the side of a square or HEIGHTxWIDTH, e.g. 224 or 224x448; by default "
             "its own."
         ),
+    ] = None,
+    window: Annotated[
+        str | None,
+        typer.Option(
+            help="Run the model on windows of so many pixels that slide over --image-size, and average the tokens "
+            "where windows overlap."
+        ),
+    ] = None,
+    stride: Annotated[
+        str | None, typer.Option(help="Pixels from one window to the next; by default a window, without overlap.")
     ] = None,
     fit: Annotated[
         str,
@@ -95,9 +105,10 @@ def extract(
     \b
     vitrine extract segmentation:camvid --model demo --tile 120 --store features
     vitrine extract images:photos --model vit_base_patch16_224.mae --weights mae_pretrain_vit_base.pth --store features
+    vitrine extract segmentation:roads --model demo --image-size 448x896 --window 224 --stride 112 --store features
     """
     from pipelines.datasets import DatasetOptions, open_dataset
-    from vitrine.extraction import RunOptions, extract_dataset, resolve_model
+    from vitrine.extraction import ModelWords, RunOptions, extract_dataset, resolve_model
 
     options = DatasetOptions(
         name=name,
@@ -109,18 +120,18 @@ def extract(
         limit_per_split=limit_per_split,
     )
     opened = open_dataset(dataset, options=options)
-    request = resolve_model(
-        model,
-        opened,
+    words = ModelWords(
+        model=model,
         weights=weights,
         image_size=image_size_of(image_size, "--image-size"),
+        windows=windows_of(window, stride),
         fit=fit,
         compute_dtype=compute,
         device=device,
     )
     code = extract_dataset(
         opened,
-        request,
+        resolve_model(words, opened),
         _settings(layers, tokens, storage, batch_size, rows_per_shard),
         store=store,
         options=RunOptions(

@@ -2,13 +2,15 @@
 
 import sys
 import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from feature_store import open_store
-from pipelines.backbones import BackboneRequest, resolve_backbone
+from pipelines.backbones import BackboneRequest, Windows, resolve_backbone
 from pipelines.beam_engine import BeamEngine
 from pipelines.cost import Cost, estimate_cost, require_space
 from pipelines.datasets import Dataset
@@ -19,38 +21,59 @@ from vitrine.output import console, counted, duration, print_json, print_pairs, 
 from vitrine.progress import extraction_bar
 
 
-def resolve_model(
-    model: str,
-    dataset: Dataset,
-    *,
-    weights: Path | None,
-    image_size: tuple[int, int] | None,
-    fit: str,
-    compute_dtype: str,
-    device: str,
-) -> BackboneRequest:
+@dataclass(frozen=True, kw_only=True)
+class ModelWords:
+    """A model as a user asks for it.
+
+    Attributes:
+        model: its name.
+        weights: a local file, or None for the model's own.
+        image_size: (height, width) of the input in pixels, or None for the model's own.
+        windows: that slide over the input, or None.
+        fit: `squash`, `crop`, or `auto`: squash where there are masks, else crop.
+        compute_dtype: of the forward pass.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+    """
+
+    model: str
+    weights: Path | None = None
+    image_size: tuple[int, int] | None = None
+    windows: Windows | None = None
+    fit: str = "auto"
+    compute_dtype: str = "float32"
+    device: str = "auto"
+
+
+def resolve_model(words: ModelWords, dataset: Dataset) -> BackboneRequest:
     """The backbone for a dataset: `auto` choices made, everything else as `resolve_backbone` takes it.
 
     Raises:
         PlanError: an unknown fit or device.
         BackboneError: an unknown model, or weights that are not there.
     """
+    fit = words.fit
     if fit not in {"auto", "squash", "crop"}:
         raise PlanError(f"--fit {fit!r}: choose auto, squash or crop.")
     if fit == "auto":
         has_masks = dataset.table["mask_uri"].null_count < dataset.table.num_rows
         fit = "squash" if has_masks else "crop"
     return resolve_backbone(
-        model,
-        weights=weights,
-        image_size=image_size,
+        words.model,
+        weights=words.weights,
+        image_size=words.image_size,
+        windows=words.windows,
         fit="squash" if fit == "squash" else "crop",
-        compute_dtype=compute_dtype,
-        device=_device(device),
+        compute_dtype=words.compute_dtype,
+        device=device_of(words.device),
     )
 
 
-def _device(device: str) -> str:
+def device_of(device: str) -> str:
+    """A device of this machine; `auto` is CUDA where there is one.
+
+    Raises:
+        PlanError: another word, or no CUDA device here.
+    """
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if device.partition(":")[0] not in {"cpu", "cuda"}:
@@ -173,7 +196,7 @@ def _print_cost(prepared: Prepared, cost: Cost, workers: int) -> None:
         f"{prepared.name}{resumed}",
         {
             "model": f"{spec.title}, {' x '.join(map(str, identity.preprocessing['image_size']))} pixels, "
-            f"grid {spec.grid[0]} x {spec.grid[1]}",
+            f"grid {spec.grid[0]} x {spec.grid[1]}{_windows_text(identity.preprocessing)}",
             "tokens": f"{', '.join(identity.token_kinds)} of layers {', '.join(map(str, identity.layers))}, "
             f"{spec.n_features} features, computed in {identity.compute_dtype}, stored as {identity.storage_dtype}",
             "to compute": f"{counted(cost.rows, 'row')} in {counted(cost.shards, 'shard')}, {size(cost.stored_bytes)} "
@@ -184,6 +207,14 @@ def _print_cost(prepared: Prepared, cost: Cost, workers: int) -> None:
             "time": f"about {duration(cost.seconds)}, from one timed batch" if cost.rows else "only that of copying",
         },
     )
+
+
+def _windows_text(preprocessing: Mapping[str, Any]) -> str:
+    windows = preprocessing.get("windows")
+    if windows is None:
+        return ""
+    (height, width), (down, right) = windows["size"], windows["stride"]
+    return f", in windows of {height} x {width} every {down} x {right}"
 
 
 def _reuse_pairs(prepared: Prepared, cost: Cost) -> dict[str, str]:

@@ -1,8 +1,12 @@
 """Sizes as users write them."""
 
 import re
+from typing import TYPE_CHECKING
 
 from vitrine.exits import UsageError
+
+if TYPE_CHECKING:
+    from pipelines.backbones import Windows
 
 # Beyond any model, and below what would ask for more memory than a machine has before the model says so.
 _MOST_PX = 16384
@@ -24,3 +28,19 @@ def image_size_of(text: str | None, option: str) -> tuple[int, int] | None:
             "224x448."
         )
     return sides
+
+
+def windows_of(window: str | None, stride: str | None) -> "Windows | None":
+    """What --window and --stride say; without a stride windows touch.
+
+    Raises:
+        UsageError: one of them is no size, or a stride comes without a window.
+    """
+    from pipelines.backbones import Windows
+
+    size, step = image_size_of(window, "--window"), image_size_of(stride, "--stride")
+    if size is None:
+        if step is not None:
+            raise UsageError(f"--stride {stride} goes from window to window, and there is none; add --window.")
+        return None
+    return Windows(size=size, stride=step or size)

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from pipelines.backbones.backbone import Backbone
 from pipelines.backbones.null import NO_KERNEL, NULL, load_null, resolve_null
-from pipelines.backbones.preprocessing import Fit, ImageSize
+from pipelines.backbones.preprocessing import Fit, ImageSize, Windows
 from pipelines.backbones.request import BackboneRequest
+from pipelines.backbones.windows import in_windows, one_window, sliding
 
 
 def resolve_backbone(
@@ -16,6 +17,7 @@ def resolve_backbone(
     *,
     weights: Path | None = None,
     image_size: ImageSize | int | None = None,
+    windows: Windows | None = None,
     fit: Fit | None = None,
     compute_dtype: str = "float32",
     device: str = "cpu",
@@ -26,12 +28,17 @@ def resolve_backbone(
         model: `demo`, `null`, or the name of any plain ViT of timm, with or without its tag.
         weights: a local .pth or .safetensors file; without it the hub's file is used. `null` takes none.
         image_size: (height, width) of the input in pixels, or the side of a square one; None for the model's own.
-        fit, compute_dtype, device: see `BackboneRequest`.
+        windows, fit, compute_dtype, device: see `BackboneRequest`.
 
     Raises:
         BackboneError: an unknown name, no plain ViT, a size that it does not take, or weights that are not there.
     """
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
+    if windows is not None:
+        request = resolve_backbone(
+            model, weights=weights, image_size=windows.size, fit=fit, compute_dtype=compute_dtype, device=device
+        )
+        return sliding(request, size, windows)
     if model == NULL:
         return resolve_null(weights=weights, image_size=size, fit=fit, compute_dtype=compute_dtype, device=device)
     from pipelines.backbones.timm_names import resolve_timm
@@ -49,6 +56,8 @@ def load_backbone(request: BackboneRequest, *, attention_kernel: str | None = No
     Raises:
         BackboneError: not a ViT, an input size that it does not take, or weights that do not fit.
     """
+    if request.windows is not None:
+        return in_windows(load_backbone(one_window(request), attention_kernel=attention_kernel), request)
     if request.architecture == NULL:
         return load_null(request)
     from pipelines.backbones.timm_vit import load_timm
@@ -62,6 +71,8 @@ def describe_backbone(request: BackboneRequest) -> Backbone:
     Raises:
         BackboneError: not a ViT, an input size that it does not take, or a file that is no checkpoint.
     """
+    if request.windows is not None:
+        return in_windows(describe_backbone(one_window(request)), request)
     if request.architecture == NULL:
         return load_null(request)
     from pipelines.backbones.timm_vit import describe_timm

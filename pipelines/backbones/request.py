@@ -1,8 +1,10 @@
 """What a worker needs to know to load a backbone."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from pipelines.backbones.preprocessing import Fit, ImageSize
+from pipelines.backbones.preprocessing import Fit, ImageSize, Windows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,6 +18,7 @@ class BackboneRequest:
         weights: the checkpoint file on this machine; empty for a model without one.
         weights_sha256: of that file, or of the numbers that stand in for it.
         image_size: (height, width) of the input in pixels, or None for the architecture's own.
+        windows: that slide over the input, each of which the model sees alone; None for the whole input at once.
         fit: how a view of other proportions becomes the input; None for the model's own way.
         compute_dtype: `float32`, `bfloat16` or `float16`.
         device: `cpu`, `cuda`, `cuda:1` ...
@@ -27,6 +30,15 @@ class BackboneRequest:
     weights: str
     weights_sha256: str
     image_size: ImageSize | None = None
+    windows: Windows | None = None
     fit: Fit | None = None
     compute_dtype: str = "float32"
     device: str = "cpu"
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "BackboneRequest":
+        """Read what `dataclasses.asdict` gave, after a way through JSON, which knows no tuples."""
+        size, windows = value["image_size"], value["windows"]
+        if windows is not None:
+            windows = Windows(size=tuple(windows["size"]), stride=tuple(windows["stride"]))
+        return cls(**{**value, "image_size": None if size is None else tuple(size), "windows": windows})

@@ -39,6 +39,22 @@ def test_an_input_that_is_not_square_is_extracted_and_classified_by_its_masks(
         assert vitrine("query", store, "--features", model[0], "--nearest", "0:7", "-k", "1").code == 0
 
 
+def test_windows_slide_over_a_large_input(vitrine: Run, tmp_path: Path, tiny_images: Path) -> None:
+    command = ("extract", f"segmentation:{tiny_images}", "--model", "null", "--store", tmp_path / "store")
+    ran = vitrine(*command, "--image-size", "64x128", "--window", "64", "--stride", "32")
+    assert ran.code == 0, ran.err
+    assert "grid 4 x 8, in windows of 64 x 64 every 32 x 32" in " ".join(ran.out.split())
+    assert open_store(str(tmp_path / "store")).features().spec.grid == (4, 8)
+    for options, message in (
+        (("--window", "64"), "--window 64 slides over an input whose size is not given"),
+        (("--image-size", "64", "--stride", "32"), "--stride 32 goes from window to window, and there is none"),
+        (("--image-size", "64", "--window", "32,32"), "--window '32,32': write the side"),
+    ):
+        refused = vitrine(*command, *options)
+        assert refused.code == 2
+        assert message in refused.err
+
+
 @pytest.mark.parametrize("size", ["224x", "x", "0", "12x-3", "224,448", "1e3", "99999"])
 def test_a_size_that_is_none_is_wrong_usage(vitrine: Run, tmp_path: Path, tiny_images: Path, size: str) -> None:
     ran = vitrine(
