@@ -11,6 +11,7 @@ _AXES: dict[TokenKind, tuple[str, ...]] = {
     "patches": ("row", "patch", "feature"),
     "cls": ("row", "feature"),
     "registers": ("row", "register", "feature"),
+    "attention": ("row", "head", "patch"),
 }
 
 

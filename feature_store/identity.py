@@ -19,8 +19,10 @@ from feature_store.records import Fields
 from feature_store.shards import ROWS_PER_CHUNK
 from feature_store.storage import INT8, STORAGE_DTYPES, Compression, read_compression
 
-TokenKind = Literal["patches", "cls", "registers"]
-TOKEN_KINDS: tuple[TokenKind, ...] = ("patches", "cls", "registers")
+TokenKind = Literal["patches", "cls", "registers", "attention"]
+TOKEN_KINDS: tuple[TokenKind, ...] = ("patches", "cls", "registers", "attention")
+# Those whose last axis is the model's features; that of `attention` is the patches.
+FEATURE_KINDS: tuple[TokenKind, ...] = ("patches", "cls", "registers")
 # Raised whenever the extraction code may give other numbers for the same inputs.
 EXTRACTION_SCHEMA = 1
 COMPUTE_DTYPES = ("float32", "bfloat16", "float16")
@@ -111,6 +113,7 @@ class FeatureSetSpec:
         grid: (height, width) of the patch lattice.
         n_features: width of a token.
         n_registers: register tokens of a view, 0 where the model has none.
+        n_heads: attention heads of a block, 0 where no attention can be stored.
         batch_size: the one batch shape that every forward pass has.
         attention_kernel: `fused` or `explicit`.
     """
@@ -123,6 +126,7 @@ class FeatureSetSpec:
     grid: tuple[int, int]
     n_features: int
     n_registers: int
+    n_heads: int = 0
     batch_size: int
     attention_kernel: str
 
@@ -137,6 +141,7 @@ class FeatureSetSpec:
             "patches": (self.n_patches, self.n_features),
             "cls": (self.n_features,),
             "registers": (self.n_registers, self.n_features),
+            "attention": (self.n_heads, self.n_patches),
         }
         return shapes[kind]
 
@@ -170,6 +175,7 @@ class FeatureSetSpec:
             grid=(grid[0], grid[1]),
             n_features=fields.integer("n_features", least=1, most=_MOST_FEATURES),
             n_registers=fields.integer("n_registers", most=_MOST_GRID),
+            n_heads=fields.integer("n_heads", most=_MOST_GRID),
             batch_size=fields.integer("batch_size", least=1),
             attention_kernel=fields.text("attention_kernel"),
         )

@@ -200,15 +200,16 @@ class FeatureSet(RowQueries):
 
         Args:
             layer: a block number counted from 1, or `last`.
-            kind: `patches`, `cls` or `registers`.
+            kind: `patches`, `cls`, `registers` or `attention`.
             rows: row numbers in any order, a slice, or None for all. Ask for what fits in memory; stream the rest.
             patches: patch numbers in any order (row-major over the grid), a slice of them, or a mask of booleans of
                 shape [patches] or [grid height, grid width]; None for all. Of a local disk nothing else is read;
                 behind a URL whole rows are.
 
         Returns:
-            [rows, patches, features], [rows, features] or [rows, registers, features] in the storage dtype, int8 as
-            float32; rows that are not valid are zero, see `valid`.
+            [rows, patches, features], [rows, features], [rows, registers, features] or, of the class token to the
+            patches, [rows, heads, patches], in the storage dtype, int8 as float32; rows that are not valid are zero,
+            see `valid`.
 
         Raises:
             StoreError: the layer or kind is not stored.

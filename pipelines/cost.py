@@ -94,7 +94,10 @@ def _forward_seconds(prepared: Prepared) -> float:
     start = 0.0
     for _ in range(2):
         start = time.perf_counter()
-        for values in backbone.forward(pixels, spec.identity.layers).values():
+        tokens = backbone.forward(
+            pixels, spec.identity.layers, class_attention="attention" in spec.identity.token_kinds
+        )
+        for values in tokens.values():
             values.cpu()
     return time.perf_counter() - start
 

@@ -164,6 +164,7 @@ class _Batches:
     ) -> None:
         self._backbone, self._tokens, self._meter = backbone, tokens, meter
         self._layers = sorted({layer for layer, _ in tokens})
+        self._class_attention = any(kind == "attention" for _, kind in tokens)
         self._on_gpu = backbone.request.device.startswith("cuda")
         shape = (batch_size, *backbone.preprocessing.image_size, 3)
         self._buffers = [torch.zeros(shape, dtype=torch.uint8, pin_memory=self._on_gpu) for _ in range(2)]
@@ -204,7 +205,12 @@ class _Batches:
         self._pixels = self._buffers[0].numpy()
 
     def _launch(self) -> _Launched:
-        outputs = self._backbone.forward(self._pixels, self._layers, ground_sample_distance_m=self._distances_m)
+        outputs = self._backbone.forward(
+            self._pixels,
+            self._layers,
+            class_attention=self._class_attention,
+            ground_sample_distance_m=self._distances_m,
+        )
         finite = torch.ones(len(self._pixels), dtype=torch.bool, device=self._backbone.request.device)
         values = {}
         for name, stored in self._tokens.items():

@@ -34,7 +34,7 @@ class ExtractionSettings:
 
     Attributes:
         layers: block numbers counted from 1, or `last`.
-        token_kinds: among `patches`, `cls`, `registers`.
+        token_kinds: among `patches`, `cls`, `registers`, `attention`.
         storage_dtype: `float16` or `float32`.
         batch_size: views of one forward pass; None for the device's default, or what the feature set already has.
         rows_per_shard: None for a size that writes well and loses little.
@@ -134,6 +134,7 @@ def feature_set_spec(
         grid=backbone.grid,
         n_features=backbone.n_features,
         n_registers=backbone.n_registers,
+        n_heads=backbone.n_heads,
         batch_size=batch_size,
         attention_kernel=attention_kernel,
     )
@@ -174,11 +175,19 @@ def require_possible(backbone: Backbone, settings: ExtractionSettings) -> None:
     if dtype not in COMPUTE_DTYPES:
         raise PlanError(f"compute dtype {dtype!r}: choose among {', '.join(COMPUTE_DTYPES)}.")
     resolve_layers(settings.layers, backbone.depth)
-    has = {"patches": True, "cls": backbone.has_cls, "registers": backbone.n_registers > 0}
+    has = {
+        "patches": True,
+        "cls": backbone.has_cls,
+        "registers": backbone.n_registers > 0,
+        "attention": backbone.has_cls and backbone.n_heads > 0,
+    }
     lacking = [kind for kind in settings.token_kinds if not has[kind]]
     if lacking:
-        offered = ", ".join(kind for kind, there in has.items() if there)
-        raise PlanError(f"{backbone.request.title} has no {' or '.join(lacking)} tokens; ask for --tokens {offered}.")
+        offered = ",".join(kind for kind, there in has.items() if there)
+        where = " in windows" if backbone.preprocessing.windows is not None else ""
+        raise PlanError(
+            f"{backbone.request.title} has no {' or '.join(lacking)} tokens{where}; ask for --tokens {offered}."
+        )
 
 
 def view_columns() -> list[str]:

@@ -25,7 +25,8 @@ def compress(
         typer.Option(min=1, help="Keep the N components of highest variance, in their order.", show_default=False),
     ] = None,
     tokens: Annotated[
-        str | None, typer.Option(help="Comma-separated among patches, cls, registers; by default all that are stored.")
+        str | None,
+        typer.Option(help="Comma-separated among patches, cls, registers; by default all of these that are stored."),
     ] = None,
     split: Annotated[
         str, typer.Option(help="Rows to fit on: a split; `auto` takes train where there is one, else all.")

@@ -17,7 +17,7 @@ from feature_store.compressing import (
     start_compressed,
     write_compressed,
 )
-from feature_store.identity import TOKEN_KINDS
+from feature_store.identity import FEATURE_KINDS
 from feature_store.space import free_bytes, require_free
 from feature_store.storage import INT8, STORAGE_DTYPES
 from vitrine.exits import UsageError
@@ -47,9 +47,9 @@ class CompressionRequest:
                 f"--storage {self.storage} alone compresses nothing; name int8, or add --pca N. `vitrine extract "
                 f"--storage {self.storage}` makes a plain feature set, and copies the rows that stand already."
             )
-        unknown = [kind for kind in self.kinds or () if kind not in TOKEN_KINDS]
+        unknown = [kind for kind in self.kinds or () if kind not in FEATURE_KINDS]
         if unknown:
-            raise UsageError(f"--tokens {unknown[0]!r}: choose among {', '.join(TOKEN_KINDS)}.")
+            raise UsageError(f"--tokens {unknown[0]!r}: choose among {', '.join(FEATURE_KINDS)}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +154,7 @@ def _names(source: FeatureSet, request: CompressionRequest) -> list[tuple[int, T
     if lacking:
         there = ", ".join(source.spec.identity.token_kinds)
         raise StoreError(f"{source.name} has no {lacking[0]} tokens, only {there}; name some of these with --tokens.")
-    return [(layer, kind) for layer, kind in token_names(source.spec) if kind in (request.kinds or TOKEN_KINDS)]
+    return [(layer, kind) for layer, kind in token_names(source.spec) if kind in (request.kinds or FEATURE_KINDS)]
 
 
 def _rows_to_fit_on(source: FeatureSet, split: str) -> tuple[np.ndarray[Any, np.dtype[np.int64]], str]:

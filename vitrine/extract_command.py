@@ -64,7 +64,12 @@ def extract(
         ),
     ] = "auto",
     layers: Annotated[str, typer.Option(help="Comma-separated block numbers counted from 1, or `last`.")] = "last",
-    tokens: Annotated[str, typer.Option(help="Comma-separated among patches, cls, registers.")] = "patches,cls",
+    tokens: Annotated[
+        str,
+        typer.Option(
+            help="Comma-separated among patches, cls, registers, attention (of the class token to the patches)."
+        ),
+    ] = "patches,cls",
     compute: Annotated[str, typer.Option(help="float32, bfloat16 or float16: the forward pass.")] = "float32",
     storage: Annotated[str, typer.Option(help="float16 or float32: the stored tokens.")] = "float16",
     batch_size: Annotated[

@@ -24,7 +24,7 @@ def query(
             help="Columns, separated by commas; by default row, uri, tile (if there are any), split, label, class_name."
         ),
     ] = None,
-    tokens: Annotated[str | None, typer.Option(help="Also the tokens: patches, cls or registers.")] = None,
+    tokens: Annotated[str | None, typer.Option(help="Also the tokens: patches, cls, registers or attention.")] = None,
     layer: Layer = "last",
     patches: Annotated[
         str | None, typer.Option(help="Only these patches of each row, as in 0,1,16-31; row-major over the grid.")

@@ -28,7 +28,7 @@ from evaluators import (
 from evaluators.neighbors import Backend, Metric
 from evaluators.probe_input import On, resolve_subject
 from feature_store import FeatureSet, Selection, SelectionError, read_selection, write_selection
-from feature_store.identity import TOKEN_KINDS
+from feature_store.identity import FEATURE_KINDS
 from vitrine.exits import UsageError
 
 
@@ -68,7 +68,7 @@ def ask_variance(
 ) -> Answer:
     """The variance of every feature."""
     parameters = VarianceParameters(
-        kind=_choice(kind, TOKEN_KINDS, "--tokens"), layer=features.layer_number(layer), split=split
+        kind=_choice(kind, FEATURE_KINDS, "--tokens"), layer=features.layer_number(layer), split=split
     )
     asked = question(features, "variance", VARIANCE_REVISION, parameters)
     return ask(features, asked, lambda: evaluate_variance(features, parameters), fresh=fresh)

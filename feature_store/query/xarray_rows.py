@@ -34,12 +34,12 @@ def xarray_rows(
     features = query.features
     tokens = dask_rows(query, layer=layer, kind=kind, patches=patches)
     axes = token_layout(features.spec, kind).axes
-    taken = {"row", "patch", "register", "feature"} & set(columns) - {"row"}
+    taken = {"row", "patch", "register", "head", "feature"} & set(columns) - {"row"}
     if taken:
         raise QueryError(f"columns {sorted(taken)} have the names of dimensions; leave them out.")
     table = query.columns([name for name in columns if name != "row"])
     coordinates: dict[str, Any] = {name: ("row", dense_column(table[name])) for name in table.column_names}
-    if kind == "patches":
+    if "patch" in axes:
         chosen = patch_numbers(features.spec, kind, patches)
         every = np.arange(features.spec.n_patches)
         coordinates["patch"] = every if chosen is None else every[chosen]

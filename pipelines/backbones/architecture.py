@@ -95,3 +95,8 @@ def register_count(module: Any) -> int:
     """Register tokens, which come last among the prefix tokens; a distillation token is none."""
     distillation = getattr(module, "dist_token", None) is not None
     return int(module.num_prefix_tokens) - int(has_class_token(module)) - int(distillation)
+
+
+def head_count(module: Any) -> int:
+    """Attention heads of a block; 0 where blocks have no attention of their own kind, as parallel ones."""
+    return int(getattr(getattr(module.blocks[0], "attn", None), "num_heads", 0))

@@ -30,6 +30,7 @@ class Backbone(ABC):
         n_features: width of a token.
         n_registers: register tokens, 0 where there are none.
         has_cls: whether there is a class token.
+        n_heads: attention heads of a block, 0 where the class token's attention cannot be told.
     """
 
     request: BackboneRequest
@@ -41,6 +42,7 @@ class Backbone(ABC):
     n_features: int
     n_registers: int
     has_cls: bool
+    n_heads: int = 0
 
     def forward(
         self,
@@ -61,7 +63,11 @@ class Backbone(ABC):
 
         Returns:
             (layer, kind) -> float32 [views, patches, features], [views, features] or [views, registers, features], on
-            the backbone's device, after the norm that `architecture` names.
+            the backbone's device, after the norm that `architecture` names; with `class_attention` also `attention`,
+            [views, heads, patches], softmaxed over all tokens.
+
+        Raises:
+            BackboneError: the class token's attention cannot be told.
         """
         with torch.inference_mode():
             on_device = torch.from_numpy(pixels).to(self.request.device, non_blocking=True)

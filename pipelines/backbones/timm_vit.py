@@ -9,8 +9,17 @@ import torch
 from jaxtyping import Float32
 from timm.layers.config import set_fused_attn, use_fused_attn
 
-from pipelines.backbones.architecture import build_module, has_class_token, input_size, norm_name, register_count
+from pipelines.backbones.architecture import (
+    build_module,
+    has_class_token,
+    head_count,
+    input_size,
+    norm_name,
+    register_count,
+)
 from pipelines.backbones.backbone import Backbone, Tokens
+from pipelines.backbones.checkpoint import BackboneError
+from pipelines.backbones.class_attention import class_attention as watch_class
 from pipelines.backbones.fitting import embedding_resampling, load_weights
 from pipelines.backbones.preprocessing import Fit, ImageSize, Preprocessing
 from pipelines.backbones.request import BackboneRequest
@@ -32,7 +41,18 @@ class TimmBackbone(Backbone):
         """See `Backbone.tokens_of`."""
         dtype = _AUTOCAST.get(self.request.compute_dtype)
         device_type = torch.device(self.request.device).type
-        with torch.inference_mode(), torch.autocast(device_type, dtype=dtype, enabled=dtype is not None):
+        if class_attention and not (self.has_cls and self.n_heads):
+            raise BackboneError(f"{self.request.title} has no class token whose attention could be told.")
+        with (
+            torch.inference_mode(),
+            torch.autocast(device_type, dtype=dtype, enabled=dtype is not None),
+            watch_class(
+                self.module.blocks,
+                layers if class_attention else (),
+                n_heads=self.n_heads,
+                n_prefix=self.module.num_prefix_tokens,
+            ) as seen,
+        ):
             outputs = self.module.forward_intermediates(
                 inputs,
                 indices=[layer - 1 for layer in layers],
@@ -43,7 +63,8 @@ class TimmBackbone(Backbone):
                 output_fmt="NLC",
                 intermediates_only=True,
             )
-            return self._split(outputs, layers)
+            tokens = self._split(outputs, layers)
+        return tokens | {(layer, "attention"): rows for layer, rows in seen.items()}
 
     def _split(self, outputs: Sequence[Any], layers: Sequence[int]) -> Tokens:
         tokens: Tokens = {}
@@ -111,6 +132,7 @@ def _backbone(request: BackboneRequest, module: Any, position_embedding: str) ->
         n_features=int(module.num_features),
         n_registers=register_count(module),
         has_cls=has_class_token(module),
+        n_heads=head_count(module),
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from feature_store.canonical import parse_json
 from feature_store.errors import CorruptError
-from feature_store.identity import TOKEN_KINDS, TokenKind
+from feature_store.identity import FEATURE_KINDS, TokenKind
 from pipelines.imports.rows_file import read_rows
 from pipelines.imports.source_arrays import ImportRefusedError, NpyFile, SourceArray
 from pipelines.imports.vectors import ImportOptions, Vectors, kinds_of, stated_text
@@ -29,7 +29,7 @@ def open_npy(path: Path, options: ImportOptions) -> Vectors:
     """
     if path.is_dir():
         arrays: dict[TokenKind, SourceArray] = {
-            kind: NpyFile(path / f"{kind}.npy") for kind in TOKEN_KINDS if (path / f"{kind}.npy").is_file()
+            kind: NpyFile(path / f"{kind}.npy") for kind in FEATURE_KINDS if (path / f"{kind}.npy").is_file()
         }
         if not arrays:
             raise ImportRefusedError(

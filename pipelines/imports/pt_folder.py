@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from feature_store.identity import TOKEN_KINDS, TokenKind
+from feature_store.identity import FEATURE_KINDS, TokenKind
 from pipelines.backbones.checkpoint import BackboneError, load_tensors, require_plain
 from pipelines.datasets.assemble import Row
 from pipelines.datasets.image_folder import place_in_folders
@@ -114,7 +114,7 @@ def _kind_of(tensor: torch.Tensor, path: Path, *, batched: bool) -> TokenKind:
 
 def _named(loaded: Mapping[Any, Any], path: Path) -> dict[TokenKind, torch.Tensor]:
     found: dict[TokenKind, torch.Tensor] = {}
-    for kind in TOKEN_KINDS:
+    for kind in FEATURE_KINDS:
         names = [name for name in _NAMES[kind] if isinstance(loaded.get(name), torch.Tensor)]
         if len(names) > 1:
             raise ImportRefusedError(f"{path} holds {names}, each of which could be the {kind}; save one of them.")

@@ -6,7 +6,7 @@ from math import isqrt
 from pathlib import Path
 from typing import Any
 
-from feature_store.identity import TOKEN_KINDS, TokenKind
+from feature_store.identity import FEATURE_KINDS, TokenKind
 from feature_store.manifest import MANIFEST_SCHEMA
 from pipelines.datasets.assemble import Row
 from pipelines.imports.source_arrays import ImportRefusedError, SliceOfTokens, SourceArray
@@ -79,7 +79,7 @@ class Vectors:
     @property
     def kinds(self) -> tuple[TokenKind, ...]:
         """The token kinds in their order."""
-        return tuple(kind for kind in TOKEN_KINDS if kind in self.arrays)
+        return tuple(kind for kind in FEATURE_KINDS if kind in self.arrays)
 
     @property
     def n_features(self) -> int:

@@ -49,7 +49,7 @@ def make_spec(
     model: str = "vit_tiny",
     batch_size: int = 4,
 ) -> FeatureSetSpec:
-    """The record of a tiny feature set: 2 x 2 patches of 3 features, and a register where asked for."""
+    """The record of a tiny feature set: 2 x 2 patches of 3 features, and a register or two heads where asked for."""
     identity = Identity(
         views_digest=views,
         weights_sha256=weights,
@@ -68,6 +68,7 @@ def make_spec(
         grid=(2, 2),
         n_features=3,
         n_registers=1 if "registers" in kinds else 0,
+        n_heads=2 if "attention" in kinds else 0,
         batch_size=batch_size,
         attention_kernel="fused",
     )
@@ -137,12 +138,15 @@ def fill_store(
     n_rows: int = 21,
     rows_per_shard: int = 8,
     layers: tuple[int, ...] = (1,),
+    kinds: tuple[TokenKind, ...] = ("patches", "cls"),
     invalid: Sequence[int] = (),
 ) -> FeatureSet:
     """A whole store: dataset, feature set, every shard; a run of it may be killed and run again."""
     root = create_store(url)
     dataset = register(root, n_rows)
-    spec = make_spec(n_rows=n_rows, rows_per_shard=rows_per_shard, layers=layers, views=dataset.views_digest)
+    spec = make_spec(
+        n_rows=n_rows, rows_per_shard=rows_per_shard, layers=layers, kinds=kinds, views=dataset.views_digest
+    )
     folder = create_feature_set(root, dataset.spec.name, spec)
     root.sweep_partials(folder)
     write_missing(root, folder, spec, invalid)

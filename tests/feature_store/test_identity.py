@@ -96,6 +96,8 @@ def test_two_identities_are_refused_with_both_values_of_every_field_that_differs
         ("identity.token_kinds", ["cls", "patches"], "'token_kinds' is .*, and must be some of"),
         ("identity.token_kinds", ["pixels"], "'token_kinds' is .*, and must be some of"),
         ("identity.token_kinds", ["patches", "registers"], "a row of 'registers' has 0 values"),
+        ("identity.token_kinds", ["patches", "attention"], "a row of 'attention' has 0 values"),
+        ("n_heads", "12", "'n_heads' is '12', and must be a whole number"),
         ("identity.storage_dtype", "object", "'storage_dtype' is 'object', and must be one of float16, float32"),
         ("identity.compute_dtype", "int8", "'compute_dtype' is 'int8', and must be one of"),
         ("identity.preprocessing", [], "'preprocessing' is .*, and must be an object"),

@@ -2,6 +2,7 @@ import filecmp
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -37,6 +38,30 @@ def test_an_input_that_is_not_square_is_extracted_and_classified_by_its_masks(
         assert 0 < asked.json["miou"] <= 1
         # One token a row, and a mask with the input's proportions or not: each patch has a place in it.
         assert vitrine("query", store, "--features", model[0], "--nearest", "0:7", "-k", "1").code == 0
+
+
+def test_attention_is_stored_on_request_and_asked_for_like_tokens(
+    vitrine: Run, tmp_path: Path, tiny_images: Path, tiny_model: str, tiny_weights: Path
+) -> None:
+    store = tmp_path / "store"
+    command = ("extract", f"segmentation:{tiny_images}", "--model", tiny_model, "--weights", tiny_weights)
+    ran = vitrine(*command, "--image-size", "64", "--tokens", "patches,attention", "--store", store)
+    assert ran.code == 0, ran.err
+    features = open_store(str(store)).features()
+    stored = features.read("last", "attention")
+    assert stored.shape == (24, features.spec.n_heads, 16)
+    assert vitrine("verify", store, "--deep").code == 0
+    place = tmp_path / "attention.npy"
+    assert vitrine("query", store, "--tokens", "attention", "-o", place).code == 0
+    assert np.array_equal(np.load(place), stored)
+    # It has no features: what works on features leaves it out, and says so when it is named.
+    compressed = vitrine("compress", store, "--storage", "int8", "--json")
+    assert compressed.code == 0, compressed.err
+    assert open_store(str(store)).features(f"{tiny_model}-int8").spec.identity.token_kinds == ("patches",)
+    for words in (("variance", store), ("compress", store, "--storage", "int8")):
+        refused = vitrine(*words, "--features", tiny_model, "--tokens", "attention")
+        assert refused.code == 2
+        assert "patches, cls, registers." in refused.err
 
 
 def test_windows_slide_over_a_large_input(vitrine: Run, tmp_path: Path, tiny_images: Path) -> None:
