@@ -126,7 +126,7 @@ def _best_of_path(
     kept, held = hold_out_images(probe.images_of(rows), share=parameters.held_share, seed=parameters.subject.seed)
     held_tokens = _of_rows(tokens, held, probe.tokens_per_row)
     held_labels = _of_rows(labels, held, probe.tokens_per_row)
-    counted = held_labels < probe.n_classes
+    counted = probe.scored_truth(held_labels) < probe.n_classes
     if not counted.any():
         raise StoreError("the held-out images have no labelled token; change --seed or pass one strength with --l2.")
     models = fit_path(

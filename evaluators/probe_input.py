@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int64, Integer
 
 from evaluators.feature_map import FeatureMap, standardising
 from evaluators.moments import Moments, stream_moments
@@ -33,6 +33,8 @@ class Subject:
         test_split: the rows that are scored; None takes the first of test, val, validation that exists.
         hold_out: share of the images of `train_split` to test on instead, for a dataset without a test split.
         seed: of the images held out.
+        scored: classes that are scored, ascending; None for all. Truth of another class is left out of every score, as
+            void is, but stays in the bank and the training set; predicting another class is wrong.
     """
 
     on: On = "auto"
@@ -41,6 +43,7 @@ class Subject:
     test_split: str | None = None
     hold_out: float | None = None
     seed: int = 0
+    scored: tuple[int, ...] | None = None
 
 
 class ProbeInput:
@@ -52,7 +55,8 @@ class ProbeInput:
         selection: which features of a token; None for all.
 
     Raises:
-        StoreError: no masks or labels for the subject, no test rows, or a layer or token kind that is not stored.
+        StoreError: no masks or labels for the subject, no test rows, a layer or token kind that is not stored, or a
+            scored class that there is not.
         SelectionError: the selection was made for other weights.
     """
 
@@ -64,6 +68,7 @@ class ProbeInput:
             selection.check_fits(features.spec)
         self.columns = None if selection is None else np.asarray(selection.features, dtype=np.int64)
         self.n_classes = features.dataset.spec.n_classes
+        self.scored = _scored_classes(subject.scored, self.n_classes)
         self.train_rows, self.test_rows, self.train_name, self.test_name = self._split(subject)
 
     @property
@@ -115,6 +120,13 @@ class ProbeInput:
         values = np.concatenate(found) if found else np.empty(0, dtype=np.int64)
         return np.where((values >= 0) & (values < self.n_classes), values, self.n_classes).astype(np.int64)
 
+    def scored_truth(self, labels: Integer[np.ndarray, "*labels"]) -> Int64[np.ndarray, "*labels"]:
+        """True classes with void, `n_classes`, in place of every class that is not scored."""
+        values: Int64[np.ndarray, "*labels"] = np.where(np.isin(labels, self.scored), labels, self.n_classes).astype(
+            np.int64
+        )
+        return values
+
     def images_of(self, rows: Int64[np.ndarray, " rows"]) -> list[str]:
         """What rows must stay together when some are held out: their sequence, or else their image."""
         sequences, uris = self._columns_of_images
@@ -159,6 +171,16 @@ class ProbeInput:
             masks = self.features.masks
             return np.asarray([masks.has_mask(row) for row in range(self.features.spec.n_rows)], dtype=bool)
         return self._image_labels >= 0
+
+
+def _scored_classes(scored: tuple[int, ...] | None, n_classes: int) -> Int64[np.ndarray, " classes"]:
+    if scored is None:
+        return np.arange(n_classes)
+    if not scored or list(scored) != sorted(set(scored)) or not 0 <= scored[0] <= scored[-1] < n_classes:
+        raise StoreError(
+            f"scored classes {list(scored)[:10]}: name some of the classes 0..{n_classes - 1}, each once, ascending."
+        )
+    return np.asarray(scored, dtype=np.int64)
 
 
 def resolve_subject(features: FeatureSet, subject: Subject) -> Subject:

@@ -11,7 +11,7 @@ class SegmentationScores:
 
     Attributes:
         miou: mean over the classes of TP / (TP + FP + FN), in 0..1; classes that occur in neither are left out.
-        class_iou: by class name; None where the class occurs in neither truth nor prediction.
+        class_iou: by class name; None where the class occurs in neither truth nor prediction, or is not scored.
         pixel_accuracy: share of the pixels with a class that were predicted right.
         patch_accuracy: share of the patches with a class at their centre that were predicted right.
         ceiling_miou: what perfect patch labels would give: the limit that the patch grid sets.
@@ -30,7 +30,7 @@ class ImageScores:
 
     Attributes:
         accuracy: share of the test images that were predicted right.
-        class_accuracy: by class name; None for a class without test images.
+        class_accuracy: by class name; None for a class without test images, or one that is not scored.
     """
 
     accuracy: float

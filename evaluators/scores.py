@@ -97,9 +97,11 @@ def iou(counts: Int64[np.ndarray, "classes predicted_classes"]) -> Float64[np.nd
     return values
 
 
-def mean_iou(counts: Int64[np.ndarray, "classes predicted_classes"]) -> float:
-    """Mean of `iou` over the classes that occur; NaN where none does."""
-    values = iou(counts)
+def mean_iou(
+    counts: Int64[np.ndarray, "classes predicted_classes"], scored: Int64[np.ndarray, " scored"] | None = None
+) -> float:
+    """Mean of `iou` over the scored classes that occur (None: all are scored); NaN where none does."""
+    values = iou(counts) if scored is None else iou(counts)[scored]
     occurring = values[~np.isnan(values)]
     return float(occurring.mean()) if occurring.size else float("nan")
 

@@ -32,15 +32,16 @@ class Scorer:
         """Score the predicted classes of all tokens of some rows, in the order of `ProbeInput.stored_blocks`."""
         n = self._probe.n_classes
         if self._probe.on != "patches":
-            self._patches += confusion(self._probe.labels(rows), predicted, n_classes=n)
+            truth = self._probe.scored_truth(self._probe.labels(rows))
+            self._patches += confusion(truth, predicted, n_classes=n)
             return
         grid = self._probe.features.spec.grid
         by_row = predicted.reshape(len(rows), *grid)
         for mask, prediction in zip(self._probe.features.masks.iter_masks(rows.tolist()), by_row, strict=True):
-            truth = mask.astype(np.int64)
-            centres = patch_labels(truth, grid)
+            truth = self._probe.scored_truth(mask)
+            centres = patch_labels(mask.astype(np.int64), grid)
             self._pixels += confusion(truth, paint(prediction, *truth.shape), n_classes=n)
-            self._patches += confusion(centres, prediction, n_classes=n)
+            self._patches += confusion(self._probe.scored_truth(centres), prediction, n_classes=n)
             self._ceiling += confusion(truth, paint(centres, *truth.shape), n_classes=n)
 
     def result(self, details: Mapping[str, Any]) -> ProbeResult:
@@ -58,17 +59,17 @@ class Scorer:
 
     def scores(self) -> Scores:
         """The figures over everything that was added."""
-        names = self._probe.features.dataset.spec.classes
+        names, scored = self._probe.features.dataset.spec.classes, self._probe.scored
         if self._probe.on != "patches":
             return ImageScores(
-                accuracy=_share_right(self._patches), class_accuracy=_named(names, _recall(self._patches))
+                accuracy=_share_right(self._patches), class_accuracy=_named(names, _recall(self._patches), scored)
             )
         return SegmentationScores(
-            miou=float(mean_iou(self._pixels)),
-            class_iou=_named(names, iou(self._pixels)),
+            miou=float(mean_iou(self._pixels, scored)),
+            class_iou=_named(names, iou(self._pixels), scored),
             pixel_accuracy=_share_right(self._pixels),
             patch_accuracy=_share_right(self._patches),
-            ceiling_miou=float(mean_iou(self._ceiling)),
+            ceiling_miou=float(mean_iou(self._ceiling, scored)),
         )
 
 
@@ -85,5 +86,9 @@ def _recall(matrix: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return recall
 
 
-def _named(names: tuple[str, ...], values: np.ndarray[Any, Any]) -> dict[str, float | None]:
-    return {name: None if np.isnan(value) else float(value) for name, value in zip(names, values, strict=True)}
+def _named(
+    names: tuple[str, ...], values: np.ndarray[Any, Any], scored: np.ndarray[Any, Any]
+) -> dict[str, float | None]:
+    """Figures by class name; None where there is none, or the class is not scored."""
+    counts = np.isin(np.arange(len(names)), scored) & ~np.isnan(values)
+    return {name: float(value) if there else None for name, value, there in zip(names, values, counts, strict=True)}

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import typer
 
+from vitrine.acceptance_command import acceptance
 from vitrine.compress_commands import compress
 from vitrine.demo_command import demo
 from vitrine.doctor_command import doctor
@@ -45,6 +46,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "cp": cp,
     "doctor": doctor,
     "demo": demo,
+    "acceptance": acceptance,
 }
 for name, command in COMMANDS.items():
     app.command(name)(command)

@@ -38,7 +38,13 @@ def vote(labels: np.ndarray) -> int:
 
 
 def brute_force(
-    data: Synthetic, *, metric: str, k: int, columns: np.ndarray | None = None, scaled: bool = False
+    data: Synthetic,
+    *,
+    metric: str,
+    k: int,
+    columns: np.ndarray | None = None,
+    scaled: bool = False,
+    scored: tuple[int, ...] = (0, 1, 2),
 ) -> dict[str, float]:
     """mIoU of the painted prediction and patch accuracy, pixel by pixel."""
     grid = data.features.spec.grid
@@ -65,7 +71,7 @@ def brute_force(
                     int(mask[y, x]),
                     int(predicted[y * grid[0] // mask.shape[0], x * grid[1] // mask.shape[1]]),
                 )
-                if truth >= N_CLASSES:
+                if truth not in scored:
                     continue
                 if truth == guess:
                     hits[truth][0] += 1
@@ -73,10 +79,10 @@ def brute_force(
                     hits[truth][1] += 1
                     if guess < N_CLASSES:
                         hits[guess][2] += 1
-        counted += int((truths[row] < N_CLASSES).sum())
-        right += int(((truths[row] == predicted) & (truths[row] < N_CLASSES)).sum())
+        counted += int(np.isin(truths[row], scored).sum())
+        right += int(((truths[row] == predicted) & np.isin(truths[row], scored)).sum())
     return {
-        "miou": float(np.mean([tp / (tp + fn + fp) for tp, fn, fp in hits.values()])),
+        "miou": float(np.mean([tp / (tp + fn + fp) for tp, fn, fp in (hits[c] for c in scored)])),
         "patch_accuracy": right / counted,
     }
 
@@ -94,6 +100,23 @@ def test_patch_knn_equals_brute_force(segmented: Synthetic, metric: str, k: int)
 def test_standardised_knn_equals_brute_force(segmented: Synthetic) -> None:
     result = evaluate_knn(segmented.features, KnnParameters(metric="l2", standardise=True)).to_json()
     assert result["miou"] == pytest.approx(brute_force(segmented, metric="l2", k=1, scaled=True)["miou"], abs=1e-12)
+
+
+@pytest.mark.parametrize("scored", [(0, 2), (1,)])
+def test_classes_that_are_not_scored_stay_in_the_bank_alone(segmented: Synthetic, scored: tuple[int, ...]) -> None:
+    """The Cityscapes rule: pixels of other classes do not count at all, predicting another class is a miss."""
+    result = evaluate_knn(segmented.features, KnnParameters(subject=Subject(scored=scored))).to_json()
+    expected = brute_force(segmented, metric="cosine", k=1, scored=scored)
+    assert result["miou"] == pytest.approx(expected["miou"], abs=1e-12)
+    assert result["patch_accuracy"] == pytest.approx(expected["patch_accuracy"], abs=1e-12)
+    shown = [name for name, value in result["class_iou"].items() if value is not None]
+    assert shown == [("sky", "road", "tree")[index] for index in scored]
+
+
+@pytest.mark.parametrize("scored", [(), (2, 1), (0, 0), (0, 3), (-1, 0)])
+def test_impossible_scored_classes_are_refused(segmented: Synthetic, scored: tuple[int, ...]) -> None:
+    with pytest.raises(StoreError, match=r"name some of the classes 0\.\.2, each once"):
+        evaluate_knn(segmented.features, KnnParameters(subject=Subject(scored=scored)))
 
 
 def selection_of(data: Synthetic, features: tuple[int, ...], weights: str = "ab" * 32) -> Selection:
