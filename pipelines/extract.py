@@ -220,7 +220,7 @@ class _Batches:
         host_finite = finite.to("cpu", non_blocking=True)
         ready = None
         if self._on_gpu:
-            ready = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            ready = torch.cuda.Event()
             ready.record(torch.cuda.current_stream(self._backbone.request.device))
         return _Launched(places=self._places, values=values, finite=host_finite, ready=ready)
 

@@ -16,7 +16,7 @@ from pipelines.run import prepare_extraction
 from vitrine import exits
 from vitrine.acceptance_cityscapes import open_split
 from vitrine.acceptance_published import Published
-from vitrine.extraction import RunOptions, extract_dataset, resolve_model
+from vitrine.extraction import ModelWords, RunOptions, extract_dataset, resolve_model
 from vitrine.output import console, print_json, print_table
 from vitrine.questions import Dropping, ask_knn, ask_linear, ask_variance, make_selection
 
@@ -101,15 +101,7 @@ def run_acceptance(
     """
     caveats = _caveats(experiment, weights, limit_per_split)
     dataset = open_split(cityscapes, experiment, limit_per_split=limit_per_split)
-    request = resolve_model(
-        experiment.model,
-        dataset,
-        weights=weights,
-        image_size=None,
-        fit="squash",
-        compute_dtype="float32",
-        device="auto",
-    )
+    request = resolve_model(ModelWords(model=experiment.model, weights=weights, fit="squash"), dataset)
     settings = ExtractionSettings()
     code = extract_dataset(dataset, request, settings, store=store, options=RunOptions(workers=workers, quiet=json))
     if code not in {exits.DONE, exits.INCOMPLETE}:

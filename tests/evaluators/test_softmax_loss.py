@@ -41,7 +41,7 @@ def test_loss_and_gradient_are_those_of_automatic_differentiation(
     mean = features.mean(dim=0)
     parameters = random_parameters().requires_grad_()
     losses = torch.stack([loss_of(point, features, labels, mean) for point in parameters])
-    losses.sum().backward()  # type: ignore[no-untyped-call]
+    losses.sum().backward()
     batches = zip(torch.split(features, batch_rows), torch.split(labels, batch_rows), strict=True)
     sums = sum_losses(parameters.detach(), mean, batches)
     assert sums.rows == ROWS
@@ -82,7 +82,7 @@ def test_the_curvature_is_the_hessian_where_all_rows_are_predicted_alike() -> No
         return loss_of(values, features, labels, mean) / ROWS + l2 / 2 * values[:, :-1].square().sum()
 
     size = point.numel()
-    hessian = torch.autograd.functional.hessian(objective, point).reshape(size, size)  # type: ignore[no-untyped-call]
+    hessian = torch.autograd.functional.hessian(objective, point).reshape(size, size)
     gradient = random_parameters()[0]
     gradient -= gradient.mean(dim=0)  # no loss changes when all classes move alike
     step = curvature.solve(gradient)

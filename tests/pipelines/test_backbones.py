@@ -278,7 +278,7 @@ def test_a_size_that_is_not_square_gives_timms_tokens_of_every_layer(
 def test_the_preprocessing_is_the_models_own(request_for: Callable[..., BackboneRequest]) -> None:
     name = "test_vit.r160_in1k"
     backbone = load_backbone(request_for(name, random_model(name).state_dict()))
-    expected = config.resolve_model_data_config(backbone.module)  # type: ignore[no-untyped-call]
+    expected = config.resolve_model_data_config(backbone.module)
     preprocessing = backbone.preprocessing
     assert (preprocessing.mean, preprocessing.std) == (expected["mean"], expected["std"])
     assert (preprocessing.interpolation, preprocessing.crop_fraction) == (

@@ -38,7 +38,9 @@ def tiny_relpos_cls(pretrained: bool = False, **arguments: Any) -> Any:
 @register_model
 def tiny_differential(pretrained: bool = False, **arguments: Any) -> Any:
     form = {"patch_size": 16, "embed_dim": 48, "depth": 2, "num_heads": 4, "attn_layer": "diff"}
-    arguments["pretrained_cfg"] = timm.get_pretrained_cfg("vit_tiny_patch16_224").to_dict()
+    config = timm.get_pretrained_cfg("vit_tiny_patch16_224")
+    assert config is not None
+    arguments["pretrained_cfg"] = config.to_dict()
     return vision_transformer._create_vision_transformer("tiny_differential", pretrained, **{**form, **arguments})
 
 

@@ -85,7 +85,7 @@ def test_tokens_are_those_of_a_loop_over_windows(
         for row, view in enumerate(pixels):
             expected = averaged_by_hand(plain, view, stride, layer)
             for kind in ("patches", "cls"):
-                found = tokens[layer, kind][row].numpy()  # type: ignore[index]
+                found = tokens[layer, kind][row].numpy()
                 # A few additions in float32 on values of a few units.
                 assert np.allclose(found, expected[kind], rtol=1e-5, atol=1e-5)
 
