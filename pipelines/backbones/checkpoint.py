@@ -5,6 +5,7 @@ import pickle
 import warnings
 import zipfile
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,15 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from pipelines.backbones.inert_pickle import TensorRecord
+from pipelines.backbones.torch_archives import open_torch_file
+
 _BLOCK_BYTES = 1 << 24
-_WRAPPERS = ("model", "state_dict")
+# Where training code puts the network; of a teacher and its student the teacher is what its authors publish, and of
+# I-JEPA's two encoders `encoder` is what timm and transformers publish.
+_WRAPPERS = ("teacher", "model", "module", "state_dict", "encoder")
+_MAX_WRAPPERS = 4
+_TENSORS = (torch.Tensor, TensorRecord)
 _REASON_CHARACTERS = 160
 # What torch's refusal says of a file that is a pickle at all; other bytes are no checkpoint.
 _HOLDS_OBJECTS = ("Unsupported global", "unsupported GLOBAL", "not an allowed global", "Unsupported class")
@@ -26,6 +34,10 @@ _TEXT_BYTES = {*range(0x20, 0x7F), *b"\t\n\r\f", *range(0xC2, 0xF5), *range(0x80
 
 class BackboneError(ValueError):
     """A model or checkpoint that cannot be used, with the reason and the way out."""
+
+
+class _ObjectsInsideError(BackboneError):
+    """A file with objects other than tensors, which torch's own reader refuses."""
 
 
 def file_sha256(path: Path) -> str:
@@ -48,28 +60,120 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """The tensors of a checkpoint file, and what stands around them.
+
+    Attributes:
+        tensors: by name, wrappers such as {"model": ...} taken off.
+        wrapper: the names of those wrappers, outermost first; empty for a flat file.
+        beside: what else the file holds at its top, such as `optimizer` or `config`.
+        left_unread: dotted names of the pickled objects in it, none of which was made.
+    """
+
+    tensors: dict[str, torch.Tensor]
+    wrapper: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
+    left_unread: tuple[str, ...] = ()
+
+
 def read_state(path: Path) -> dict[str, torch.Tensor]:
     """The tensors of a checkpoint by name, wrappers such as {"model": ...} taken off.
 
-    Loads with `weights_only=True` or safetensors, and never falls back: a file that holds other objects is refused, and
-    so is one whose tensors claim more memory than the file has bytes.
-
     Raises:
-        BackboneError: not a checkpoint, truncated, with objects that would have to be executed, or with NaNs.
+        BackboneError: not a checkpoint, truncated, with tensors that claim more memory than the file has bytes, or with
+            values that are not finite.
     """
-    state = _unwrap(load_tensors(path), path)
-    for name, tensor in state.items():
-        _check_tensor(name, tensor, path)
-    return state
+    return read_checkpoint(path).tensors
 
 
 def read_shapes(path: Path) -> dict[str, torch.Tensor]:
     """As `read_state`, with tensors on the meta device: names and shapes, and no numbers.
 
     Raises:
-        BackboneError: not a checkpoint, truncated, or with objects that would have to be executed.
+        BackboneError: not a checkpoint, or truncated.
     """
-    return _unwrap(load_tensors(path, device="meta"), path)
+    return read_checkpoint(path, device="meta").tensors
+
+
+def read_checkpoint(path: Path, *, device: str = "cpu") -> Checkpoint:
+    """Read a checkpoint file, and run nothing in it.
+
+    What torch's own reader takes with `weights_only=True`, and safetensors, is read by these. Where a file holds other
+    pickled objects (a configuration, training arguments), its tensors alone are read, by `torch_archives`: no object
+    is made, no code runs, and nothing but the tensors' numbers is taken from it.
+
+    Args:
+        path: the file.
+        device: `cpu`, or `meta` for names and shapes alone.
+
+    Raises:
+        BackboneError: as `read_state`.
+    """
+    try:
+        if device == "cpu":
+            _look_for_objects(path)
+        checkpoint = _unwrap(load_tensors(path, device=device), path)
+    except _ObjectsInsideError as refused:
+        checkpoint = _read_beside_objects(path, device=device, refused=refused)
+    if device == "cpu":
+        for name, tensor in checkpoint.tensors.items():
+            _check_tensor(name, tensor, path)
+    return checkpoint
+
+
+def read_tensor(path: Path, name: str) -> torch.Tensor | None:
+    """One tensor of a checkpoint, without reading the others; None where there is none of that name.
+
+    Raises:
+        BackboneError: not a checkpoint, or truncated.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, framework="pt") as opened:
+                return opened.get_tensor(name) if name in opened.keys() else None  # noqa: SIM118
+        with open_torch_file(path) as file:
+            records: Mapping[str, Any] = _unwrap(file.content, path).tensors
+            return file.read(records[name]) if name in records else None
+    except BackboneError:
+        raise
+    except Exception as error:  # hostile bytes make a pickle raise anything
+        reason = next(iter(str(error).splitlines()), type(error).__name__)[:_REASON_CHARACTERS]
+        raise BackboneError(f"weights {path} are not a readable checkpoint ({reason}); fetch the file again.") from error
+
+
+def _look_for_objects(path: Path) -> None:
+    """Raise now what torch's reader would raise behind the numbers, which would then be read twice."""
+    if path.suffix == ".safetensors" or not path.is_file() or not zipfile.is_zipfile(path):
+        return
+    try:
+        load_tensors(path, device="meta")
+    except _ObjectsInsideError:
+        raise
+    except BackboneError:
+        return  # what is wrong beside it is better said by the reader that takes the numbers too
+
+
+def _read_beside_objects(path: Path, *, device: str, refused: BackboneError) -> Checkpoint:
+    """The tensors of a file that holds other objects, which stay unread."""
+    try:
+        with open_torch_file(path) as file:
+            found = _unwrap(file.content, path)
+            read = file.read if device == "cpu" else _meta
+            records: Mapping[str, Any] = found.tensors
+            tensors = {name: read(record) for name, record in records.items()}
+            return replace(found, tensors=tensors, left_unread=file.left_unread)
+    except BackboneError as error:
+        raise error from refused
+    except Exception as error:  # hostile bytes make a pickle raise anything
+        raise BackboneError(
+            f"{refused} Its tensors could not be read beside them ({type(error).__name__}: "
+            f"{str(error)[:_REASON_CHARACTERS]})."
+        ) from error
+
+
+def _meta(record: TensorRecord) -> torch.Tensor:
+    return torch.empty(record.shape, dtype=record.storage.dtype, device="meta")
 
 
 def load_tensors(path: Path, *, what: str = "weights", device: str = "cpu") -> Any:
@@ -95,7 +199,7 @@ def load_tensors(path: Path, *, what: str = "weights", device: str = "cpu") -> A
         reason = next((line for line in str(error).splitlines() if any(words in line for words in _HOLDS_OBJECTS)), "")
         if not reason:
             raise BackboneError(f"{what} {path} are not a checkpoint but {_kind(path)}; {_EXPECTED}.") from error
-        raise BackboneError(
+        raise _ObjectsInsideError(
             f"{what} {path} hold objects other than tensors, which loading would execute "
             f"({reason.strip()[:_REASON_CHARACTERS]}); save its tensors alone, best as .safetensors."
         ) from error
@@ -134,16 +238,32 @@ def _refuse_compressed(path: Path, what: str) -> None:
             raise BackboneError(f"{what} {path} are a compressed archive; save them with torch.save or safetensors.")
 
 
-def _unwrap(loaded: Any, path: Path) -> dict[str, torch.Tensor]:
-    for wrapper in _WRAPPERS:
-        if isinstance(loaded, Mapping) and isinstance(loaded.get(wrapper), Mapping):
-            loaded = loaded[wrapper]
+def _unwrap(loaded: Any, path: Path) -> Checkpoint:
+    wrapper: list[str] = []
+    beside: list[str] = []
+    # A pickle can hold a mapping that holds itself.
+    while isinstance(loaded, Mapping) and len(wrapper) < _MAX_WRAPPERS:
+        inner = next((name for name in _WRAPPERS if _holds_tensors(loaded.get(name))), None)
+        if inner is None:
+            break
+        beside += [name for name in loaded if isinstance(name, str) and name != inner]
+        wrapper.append(inner)
+        loaded = loaded[inner]
     if not isinstance(loaded, Mapping):
         raise BackboneError(f"weights {path} hold a {type(loaded).__name__}, not a mapping of names to tensors.")
-    state = {str(name): value for name, value in loaded.items() if isinstance(value, torch.Tensor)}
+    state: dict[str, Any] = {str(name): value for name, value in loaded.items() if isinstance(value, _TENSORS)}
     if not state:
         raise BackboneError(f"weights {path} hold no tensors under their names; a ViT's state dict is needed.")
-    return state
+    return Checkpoint(tensors=state, wrapper=tuple(wrapper), beside=tuple(sorted(beside)))
+
+
+def _holds_tensors(value: object) -> bool:
+    """Whether a value is a mapping in which, or in a wrapper of which, there is a tensor."""
+    if not isinstance(value, Mapping):
+        return False
+    return any(isinstance(item, _TENSORS) for item in value.values()) or any(
+        isinstance(value.get(name), Mapping) for name in _WRAPPERS
+    )
 
 
 def _check_tensor(name: str, tensor: torch.Tensor, path: Path) -> None:

@@ -1,20 +1,23 @@
 """Checkpoint files of every kind that a stranger may send."""
 
 import argparse
+import collections
 import hashlib
 import io
 import os
 import pickle
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from pipelines.backbones import BackboneError
-from pipelines.backbones.checkpoint import file_sha256, read_state
+from pipelines.backbones.checkpoint import file_sha256, read_checkpoint, read_state
 
 
 @pytest.fixture
@@ -62,25 +65,77 @@ class Canary:
         return Path.touch, (self.path,)
 
 
-@pytest.mark.parametrize("way", ["zip", "legacy", "pickle"])
-def test_a_checkpoint_with_code_is_refused_and_never_runs(tmp_path: Path, way: str) -> None:
+@pytest.mark.parametrize("way", ["zip", "legacy"])
+def test_of_a_checkpoint_with_code_the_tensors_are_read_and_nothing_runs(tmp_path: Path, way: str) -> None:
     canary, path = tmp_path / "canary", tmp_path / "weights.pth"
-    content = {"model": {"a": torch.zeros(2), "b": Canary(canary)}}
-    if way == "pickle":
-        path.write_bytes(pickle.dumps(content["model"]["b"], protocol=2))
-    else:
-        saved(path, content, _use_new_zipfile_serialization=way == "zip")
-    with pytest.raises(BackboneError, match="objects other than tensors, which loading would execute"):
-        read_state(path)
+    content = {"model": {"a": torch.arange(6.0).reshape(2, 3).T, "b": Canary(canary)}, "c": Canary(canary)}
+    saved(path, content, _use_new_zipfile_serialization=way == "zip")
+    assert_same(read_state(path), {"a": content["model"]["a"]})  # type: ignore[dict-item, index]
     assert not canary.exists()
     pickle.loads(pickle.dumps(Canary(canary)))  # the canary sings where code does run
     assert canary.exists()
 
 
-def test_a_checkpoint_with_its_training_arguments_says_what_is_in_the_way(tmp_path: Path) -> None:
-    path = saved(tmp_path / "weights.pth", {"model": {"a": torch.zeros(2)}, "args": argparse.Namespace(lr=1)})
-    with pytest.raises(BackboneError, match=r"argparse.Namespace.*save its tensors alone"):
+def test_a_bare_pickle_with_code_is_refused_and_never_runs(tmp_path: Path) -> None:
+    canary, path = tmp_path / "canary", tmp_path / "weights.pth"
+    path.write_bytes(pickle.dumps(Canary(canary), protocol=2))
+    with pytest.raises(BackboneError, match=r"objects other than tensors.*could not be read beside them"):
         read_state(path)
+    assert not canary.exists()
+
+
+class Settings(dict[str, Any]):
+    """As yacs has its configuration: a mapping with attributes, which pickles as an object with items and state."""
+
+    def __init__(self, **items: Any) -> None:
+        super().__init__(items)
+        self.__dict__["immutable"] = True
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_tensors_are_read_beside_the_objects_of_published_files(
+    tmp_path: Path, tensors: dict[str, torch.Tensor], zipped: bool
+) -> None:
+    optimizer = {"state": {0: {"exp_avg": torch.ones(30, 40)}}, "param_groups": [{"lr": np.float64(1e-3)}]}
+    content = {
+        "model": collections.OrderedDict(tensors),
+        "args": argparse.Namespace(lr=1, output_dir=Path("run")),
+        "config": Settings(TRAIN=Settings(EPOCHS=800)),
+        "max_accuracy": np.float32(0.5),
+        "optimizer": optimizer,
+    }
+    path = saved(tmp_path / "weights.pth", content, _use_new_zipfile_serialization=zipped)
+    found = read_checkpoint(path)
+    assert_same(found.tensors, tensors)
+    assert found.wrapper == ("model",)
+    assert found.beside == ("args", "config", "max_accuracy", "optimizer")
+    assert {"argparse.Namespace", "pathlib.PosixPath", f"{__name__}.Settings"} <= set(found.left_unread)
+    shapes = read_checkpoint(path, device="meta")
+    assert shapes == replace(found, tensors=shapes.tensors)
+    assert {name: tensor.shape for name, tensor in shapes.tensors.items()} == {
+        name: tensor.shape for name, tensor in tensors.items()
+    }
+    assert all(tensor.device.type == "meta" for tensor in shapes.tensors.values())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.uint8, torch.bool])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_tensors_of_every_type_and_layout_are_read_beside_objects(
+    tmp_path: Path, dtype: torch.dtype, zipped: bool
+) -> None:
+    whole = torch.arange(24).reshape(4, 6).to(dtype)
+    tensors = {
+        "whole": whole,
+        "part": whole[1:3, ::2],
+        "turned": whole.T,
+        "scalar": whole[2, 3],
+        "none": whole[:0],
+        "parameter": torch.nn.Parameter(whole, requires_grad=False),
+    }
+    path = saved(
+        tmp_path / "weights.pth", {**tensors, "args": argparse.Namespace()}, _use_new_zipfile_serialization=zipped
+    )
+    assert_same(read_state(path), tensors)
 
 
 def truncated(tensors: dict[str, torch.Tensor], **options: Any) -> bytes:
