@@ -10,6 +10,7 @@ from vitrine.demo_command import demo
 from vitrine.doctor_command import doctor
 from vitrine.exchange_commands import export, import_vectors
 from vitrine.extract_command import extract
+from vitrine.models_commands import models
 from vitrine.probe_commands import knn, linear, prune, variance
 from vitrine.query_commands import query
 from vitrine.reconstruct_command import reconstruct
@@ -50,3 +51,4 @@ COMMANDS: dict[str, Callable[..., None]] = {
 }
 for name, command in COMMANDS.items():
     app.command(name)(command)
+app.add_typer(models, name="models")

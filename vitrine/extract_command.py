@@ -24,8 +24,9 @@ def extract(
     model: Annotated[
         str,
         typer.Option(
-            help="`demo`, the name of any ViT of timm, e.g. vit_base_patch16_224.dino, or `null`: a fixed linear map "
-            "of pixels, to try storage and pipelines with.",
+            help="`demo`, the name of any ViT of timm, e.g. vit_base_patch16_224.dino, `auto`: what the file given by "
+            "--weights is (`vitrine models` lists families and files), or `null`: a fixed linear map of pixels, to try "
+            "storage and pipelines with.",
             show_default=False,
         ),
     ],
@@ -63,6 +64,14 @@ def extract(
             "evaluation does, or `auto`: squash where there are masks, else crop."
         ),
     ] = "auto",
+    position_embedding: Annotated[
+        str | None,
+        typer.Option(
+            help="How the position embedding comes to another input size: `timm`, `mae`, `dino`, `dinov2`, "
+            "`dinov2-registers`, `torchvision` or `transformers`; by default as the family's own code does it, and "
+            "timm's way for timm's names."
+        ),
+    ] = None,
     layers: Annotated[str, typer.Option(help="Comma-separated block numbers counted from 1, or `last`.")] = "last",
     tokens: Annotated[
         str,
@@ -109,7 +118,7 @@ def extract(
 
     \b
     vitrine extract segmentation:camvid --model demo --tile 120 --store features
-    vitrine extract images:photos --model vit_base_patch16_224.mae --weights mae_pretrain_vit_base.pth --store features
+    vitrine extract images:photos --model auto --weights mae_pretrain_vit_base.pth --store features
     vitrine extract segmentation:roads --model demo --image-size 448x896 --window 224 --stride 112 --store features
     """
     from pipelines.datasets import DatasetOptions, open_dataset
@@ -133,6 +142,7 @@ def extract(
         fit=fit,
         compute_dtype=compute,
         device=device,
+        position_embedding=position_embedding,
     )
     code = extract_dataset(
         opened,

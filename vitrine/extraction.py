@@ -32,6 +32,7 @@ class ModelWords:
         windows: that slide over the input, or None.
         fit: `squash`, `crop`, or `auto`: squash where there are masks, else crop.
         compute_dtype: of the forward pass.
+        position_embedding: the rule that resamples it, or None for the model's own.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
     """
 
@@ -42,6 +43,7 @@ class ModelWords:
     fit: str = "auto"
     compute_dtype: str = "float32"
     device: str = "auto"
+    position_embedding: str | None = None
 
 
 def resolve_model(words: ModelWords, dataset: Dataset) -> BackboneRequest:
@@ -65,6 +67,7 @@ def resolve_model(words: ModelWords, dataset: Dataset) -> BackboneRequest:
         fit="squash" if fit == "squash" else "crop",
         compute_dtype=words.compute_dtype,
         device=device_of(words.device),
+        position_embedding=words.position_embedding,
     )
 
 

@@ -139,7 +139,9 @@ def read_tensor(path: Path, name: str) -> torch.Tensor | None:
         raise
     except Exception as error:  # hostile bytes make a pickle raise anything
         reason = next(iter(str(error).splitlines()), type(error).__name__)[:_REASON_CHARACTERS]
-        raise BackboneError(f"weights {path} are not a readable checkpoint ({reason}); fetch the file again.") from error
+        raise BackboneError(
+            f"weights {path} are not a readable checkpoint ({reason}); fetch the file again."
+        ) from error
 
 
 def _look_for_objects(path: Path) -> None:

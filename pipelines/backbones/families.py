@@ -4,12 +4,17 @@ timm takes seconds to load, and trying out storage and pipelines with the null m
 """
 
 from pathlib import Path
+from typing import Unpack
 
 from pipelines.backbones.backbone import Backbone
+from pipelines.backbones.checkpoint import BackboneError
+from pipelines.backbones.formats import FAMILIES
 from pipelines.backbones.null import NO_KERNEL, NULL, load_null, resolve_null
-from pipelines.backbones.preprocessing import Fit, ImageSize, Windows
-from pipelines.backbones.request import BackboneRequest
+from pipelines.backbones.preprocessing import ImageSize, Windows
+from pipelines.backbones.request import BackboneRequest, RequestOptions
 from pipelines.backbones.windows import in_windows, one_window, sliding
+
+AUTO = "auto"
 
 
 def resolve_backbone(
@@ -18,32 +23,35 @@ def resolve_backbone(
     weights: Path | None = None,
     image_size: ImageSize | int | None = None,
     windows: Windows | None = None,
-    fit: Fit | None = None,
-    compute_dtype: str = "float32",
-    device: str = "cpu",
+    **options: Unpack[RequestOptions],
 ) -> BackboneRequest:
     """Find architecture and checkpoint of a model's name.
 
     Args:
-        model: `demo`, `null`, or the name of any plain ViT of timm, with or without its tag.
+        model: `demo`, `null`, the name of any plain ViT of timm, with or without its tag, or, for a file in the form
+            that its authors publish, `auto` or the name of its family.
         weights: a local .pth or .safetensors file; without it the hub's file is used. `null` takes none.
         image_size: (height, width) of the input in pixels, or the side of a square one; None for the model's own.
-        windows, fit, compute_dtype, device: see `BackboneRequest`.
+        windows, options: see `BackboneRequest`.
 
     Raises:
         BackboneError: an unknown name, no plain ViT, a size that it does not take, or weights that are not there.
     """
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
     if windows is not None:
-        request = resolve_backbone(
-            model, weights=weights, image_size=windows.size, fit=fit, compute_dtype=compute_dtype, device=device
-        )
+        request = resolve_backbone(model, weights=weights, image_size=windows.size, **options)
         return sliding(request, size, windows)
     if model == NULL:
-        return resolve_null(weights=weights, image_size=size, fit=fit, compute_dtype=compute_dtype, device=device)
+        return resolve_null(weights=weights, image_size=size, **options)
+    if model == AUTO or model in FAMILIES:
+        from pipelines.backbones.published import resolve_published
+
+        if weights is None:
+            raise BackboneError(f"model {model!r} is what a file says; give the file with --weights.")
+        return resolve_published(model, weights=weights, image_size=size, **options)
     from pipelines.backbones.timm_names import resolve_timm
 
-    return resolve_timm(model, weights=weights, image_size=size, fit=fit, compute_dtype=compute_dtype, device=device)
+    return resolve_timm(model, weights=weights, image_size=size, **options)
 
 
 def load_backbone(request: BackboneRequest, *, attention_kernel: str | None = None) -> Backbone:
@@ -60,6 +68,10 @@ def load_backbone(request: BackboneRequest, *, attention_kernel: str | None = No
         return in_windows(load_backbone(one_window(request), attention_kernel=attention_kernel), request)
     if request.architecture == NULL:
         return load_null(request)
+    if request.architecture in FAMILIES:
+        from pipelines.backbones.published import load_published
+
+        return load_published(request, attention_kernel=attention_kernel)
     from pipelines.backbones.timm_vit import load_timm
 
     return load_timm(request, attention_kernel=attention_kernel)
@@ -75,6 +87,10 @@ def describe_backbone(request: BackboneRequest) -> Backbone:
         return in_windows(describe_backbone(one_window(request)), request)
     if request.architecture == NULL:
         return load_null(request)
+    if request.architecture in FAMILIES:
+        from pipelines.backbones.published import describe_published
+
+        return describe_published(request)
     from pipelines.backbones.timm_vit import describe_timm
 
     return describe_timm(request)

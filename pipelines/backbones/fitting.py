@@ -9,21 +9,24 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 
 from pipelines.backbones.checkpoint import BackboneError, read_shapes, read_state
+from pipelines.backbones.positions import RULES, Rule, position_text, resample
 
 # What a checkpoint may hold beyond the frozen backbone: heads, and the parts that only pre-training uses.
 _SURPLUS_PREFIXES = ("head.", "head_dist.", "fc_norm.", "decoder_", "mask_token", "projection_head.", "proj_head.")
 # FlexiViT and RADIO are the two of timm whose position embedding is resampled in other ways than the rest.
 _FLEXIBLE, _RADIO = "flexivit", "radio"
+_AS_STORED = "as stored"
 _State = dict[str, torch.Tensor]
 
 
-def load_weights(module: Any, weights: Path, architecture: str) -> str:
+def load_weights(module: Any, weights: Path, architecture: str, *, rule: str | None = None) -> str:
     """Fill a model with a checkpoint.
 
     Args:
         module: from `build_module`.
         weights: the checkpoint file.
         architecture: timm's name, for errors.
+        rule: how the position embedding is resampled, a name in `positions.RULES`; None for timm's own way.
 
     Returns:
         How the position embedding came to the model's size, as the identity records it.
@@ -33,9 +36,11 @@ def load_weights(module: Any, weights: Path, architecture: str) -> str:
     """
     state = _without_decoder(read_state(weights))
     _require_same_patch(module, state, weights, architecture)
-    position_embedding = _resampling(module, state, architecture)
+    position_embedding = _resampling(module, state, architecture, rule)
     try:
         converted = _convert(module, state, architecture)
+        if rule is not None and position_embedding != _AS_STORED:
+            converted["pos_embed"] = _resampled(module, state["pos_embed"], RULES[rule])
         wanted = module.state_dict()
         kept = {name: value for name, value in converted.items() if name in wanted}
         surplus = [n for n in converted if n not in wanted and not n.startswith(_SURPLUS_PREFIXES)]
@@ -53,20 +58,21 @@ def load_weights(module: Any, weights: Path, architecture: str) -> str:
     return position_embedding
 
 
-def embedding_resampling(module: Any, weights: Path, architecture: str) -> str:
+def embedding_resampling(module: Any, weights: Path, architecture: str, *, rule: str | None = None) -> str:
     """What `load_weights` would return, from the names and shapes in the checkpoint alone.
 
     Args:
         module: from `build_module`; may be on the meta device.
         weights: the checkpoint file.
         architecture: timm's name.
+        rule: see `load_weights`.
 
     Raises:
         BackboneError: the file is no checkpoint, or its patches have another size.
     """
     shapes = _without_decoder(read_shapes(weights))
     _require_same_patch(module, shapes, weights, architecture)
-    return _resampling(module, shapes, architecture)
+    return _resampling(module, shapes, architecture, rule)
 
 
 def _without_decoder(state: _State) -> _State:
@@ -103,9 +109,21 @@ def _require_same_patch(module: Any, state: _State, weights: Path, architecture:
             )
 
 
-def _resampling(module: Any, state: _State, architecture: str) -> str:
+def _resampled(module: Any, stored: torch.Tensor, rule: Rule) -> torch.Tensor:
+    """Positions by a rule that was asked for, instead of timm's; models with registers keep those of patches alone."""
+    side = int(stored.shape[1] ** 0.5)
+    resampled = resample(stored, stored=(side, side), wanted=tuple(module.patch_embed.grid_size), rule=rule)
+    return resampled[:, -module.pos_embed.shape[1] :]
+
+
+def _resampling(module: Any, state: _State, architecture: str, rule: str | None) -> str:
     height, width = module.patch_embed.grid_size
     stored, own = state.get("pos_embed"), getattr(module, "pos_embed", None)
+    if rule is not None and (rule not in RULES or stored is None or own is None):
+        raise BackboneError(
+            f"--position-embedding {rule!r} does not apply to {architecture!r}; the rules are {', '.join(RULES)}, for "
+            "models that store an embedding."
+        )
     if stored is None or own is None:
         wanted = module.state_dict()
         tables = [name for name in state if name.endswith("relative_position_bias_table") and name in wanted]
@@ -119,12 +137,14 @@ def _resampling(module: Any, state: _State, architecture: str) -> str:
     own_size = module.pretrained_cfg["input_size"][-2:]
     own_grid = tuple(side // patch for side, patch in zip(own_size, module.patch_embed.patch_size, strict=True))
     if height * width in counts and (height == width or (height, width) == own_grid):
-        return "as stored"
+        return _AS_STORED
     if _RADIO in architecture:
         raise BackboneError(
             f"model {architecture!r} resamples its position embedding in a way of its own, which is not supported; "
             "leave --image-size out."
         )
     side = int(n_stored**0.5)
+    if rule is not None:
+        return position_text(rule, (side, side), (height, width))
     how = "bilinear without antialias" if _FLEXIBLE in architecture else "bicubic with antialias"
     return f"{how} from {side}x{side} to {height}x{width} (timm)"

@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Unpack
 
 import numpy as np
 import torch
@@ -15,8 +16,8 @@ from jaxtyping import Float32
 
 from pipelines.backbones.backbone import Backbone, Tokens
 from pipelines.backbones.checkpoint import BackboneError
-from pipelines.backbones.preprocessing import Fit, ImageSize, Preprocessing, size_text
-from pipelines.backbones.request import BackboneRequest
+from pipelines.backbones.preprocessing import ImageSize, Preprocessing, size_text
+from pipelines.backbones.request import BackboneRequest, RequestOptions
 
 NULL = "null"
 NO_KERNEL = "none"
@@ -58,7 +59,7 @@ class NullBackbone(Backbone):
 
 
 def resolve_null(
-    *, weights: Path | None, image_size: ImageSize | None, fit: Fit | None, compute_dtype: str, device: str
+    *, weights: Path | None, image_size: ImageSize | None, **options: Unpack[RequestOptions]
 ) -> BackboneRequest:
     """The null model as a request.
 
@@ -67,8 +68,10 @@ def resolve_null(
     """
     if weights is not None:
         raise BackboneError(f"model 'null' takes no weights, and {weights} were given; leave --weights out.")
-    if compute_dtype != "float32":
+    if (compute_dtype := options.get("compute_dtype", "float32")) != "float32":
         raise BackboneError(f"model 'null' is exact and has no {compute_dtype} form; leave --compute out.")
+    if options.get("position_embedding"):
+        raise BackboneError("model 'null' has no position embedding; leave --position-embedding out.")
     size = _IMAGE_SIZE if image_size is None else image_size
     if any(side < _PATCH_PX or side % _PATCH_PX for side in size):
         raise BackboneError(
@@ -82,9 +85,7 @@ def resolve_null(
         weights="",
         weights_sha256=hashlib.sha256(_weights().tobytes()).hexdigest(),
         image_size=size,
-        fit=fit,
-        compute_dtype=compute_dtype,
-        device=device,
+        **options,
     )
 
 

@@ -2,9 +2,18 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 from pipelines.backbones.preprocessing import Fit, ImageSize, Windows
+
+
+class RequestOptions(TypedDict, total=False):
+    """What may be asked of any model; see `BackboneRequest`."""
+
+    fit: Fit | None
+    compute_dtype: str
+    device: str
+    position_embedding: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,13 +23,14 @@ class BackboneRequest:
     Attributes:
         model: the name that the user typed, or the architecture's.
         title: what reports call it.
-        architecture: timm's name, or `null`.
+        architecture: timm's name, the family of a published file, or `null`.
         weights: the checkpoint file on this machine; empty for a model without one.
         weights_sha256: of that file, or of the numbers that stand in for it.
         image_size: (height, width) of the input in pixels, or None for the architecture's own.
         windows: that slide over the input, each of which the model sees alone; None for the whole input at once.
         fit: how a view of other proportions becomes the input; None for the model's own way.
         compute_dtype: `float32`, `bfloat16` or `float16`.
+        position_embedding: the rule that resamples the position embedding; None for the model's own.
         device: `cpu`, `cuda`, `cuda:1` ...
     """
 
@@ -34,6 +44,7 @@ class BackboneRequest:
     fit: Fit | None = None
     compute_dtype: str = "float32"
     device: str = "cpu"
+    position_embedding: str | None = None
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "BackboneRequest":

@@ -10,6 +10,7 @@ import logging
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Unpack
 
 import timm
 from huggingface_hub import hf_hub_download, try_to_load_from_cache
@@ -17,8 +18,8 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, Remo
 
 from pipelines.backbones.architecture import require_plain_vit
 from pipelines.backbones.checkpoint import BackboneError, file_sha256
-from pipelines.backbones.preprocessing import Fit, ImageSize
-from pipelines.backbones.request import BackboneRequest
+from pipelines.backbones.preprocessing import ImageSize
+from pipelines.backbones.request import BackboneRequest, RequestOptions
 
 DEMO_ARCHITECTURE = "vit_small_patch14_reg4_dinov2.lvd142m"
 DEMO_TITLE = "DINOv2-reg ViT-S/14, fine-tuned on MRI quality"
@@ -33,9 +34,7 @@ def resolve_timm(
     *,
     weights: Path | None = None,
     image_size: ImageSize | None = None,
-    fit: Fit | None = None,
-    compute_dtype: str = "float32",
-    device: str = "cpu",
+    **options: Unpack[RequestOptions],
 ) -> BackboneRequest:
     """See `resolve_backbone`, of any name but that of the null model."""
     architecture, title = model, model
@@ -59,9 +58,7 @@ def resolve_timm(
         weights=str(path),
         weights_sha256=sha256,
         image_size=image_size,
-        fit=fit,
-        compute_dtype=compute_dtype,
-        device=device,
+        **options,
     )
 
 

@@ -73,12 +73,13 @@ class TimmBackbone(Backbone):
             if self.architecture["norm"] == "fc_norm":
                 patches = self.module.fc_norm(patches)
                 prefix = None if prefix is None else self.module.fc_norm(prefix)
-            tokens[layer, "patches"] = patches.float()
+            tokens[layer, "patches"] = patches
             if prefix is not None and self.has_cls:
-                tokens[layer, "cls"] = prefix[:, 0].float()
+                tokens[layer, "cls"] = prefix[:, 0]
             if prefix is not None and self.n_registers:
-                tokens[layer, "registers"] = prefix[:, prefix.shape[1] - self.n_registers :].float()
-        return tokens
+                tokens[layer, "registers"] = prefix[:, prefix.shape[1] - self.n_registers :]
+        # What was computed in more than float32 stays so.
+        return {name: values.to(torch.promote_types(values.dtype, torch.float32)) for name, values in tokens.items()}
 
 
 def load_timm(request: BackboneRequest, *, attention_kernel: str | None = None) -> Backbone:
@@ -91,9 +92,11 @@ def load_timm(request: BackboneRequest, *, attention_kernel: str | None = None) 
     Raises:
         BackboneError: not a ViT, an input size that it does not take, or weights that do not fit.
     """
-    with _attention(attention_kernel or kernel_name()):
+    with attention(attention_kernel):
         module = build_module(request.architecture, request.image_size)
-    position_embedding = load_weights(module, Path(request.weights), request.architecture)
+    position_embedding = load_weights(
+        module, Path(request.weights), request.architecture, rule=request.position_embedding
+    )
     if request.device.startswith("cuda"):
         # Otherwise the patch embedding, a convolution, would be computed with ten bits of mantissa in float32.
         torch.backends.cudnn.allow_tf32 = False
@@ -110,7 +113,9 @@ def describe_timm(request: BackboneRequest) -> Backbone:
     """
     with torch.device("meta"):
         module = build_module(request.architecture, request.image_size)
-    position_embedding = embedding_resampling(module, Path(request.weights), request.architecture)
+    position_embedding = embedding_resampling(
+        module, Path(request.weights), request.architecture, rule=request.position_embedding
+    )
     return _backbone(request, module, position_embedding)
 
 
@@ -142,10 +147,14 @@ def kernel_name() -> str:
 
 
 @contextlib.contextmanager
-def _attention(kernel: str) -> Iterator[None]:
-    """While a model is built, which is when timm's layers choose; the process's own setting comes back."""
+def attention(kernel: str | None) -> Iterator[None]:
+    """While a model is built, which is when timm's layers choose; the process's own setting comes back.
+
+    Args:
+        kernel: `fused` or `explicit`; None for timm's own choice.
+    """
     before = kernel_name()
-    set_fused_attn(kernel == "fused")
+    set_fused_attn((kernel or before) == "fused")
     try:
         yield
     finally:

@@ -24,6 +24,7 @@ from pipelines.backbones import (
     load_backbone,
     resolve_backbone,
 )
+from pipelines.backbones.positions import RULES, resample
 from pipelines.backbones.timm_vit import kernel_name
 
 State = dict[str, torch.Tensor]
@@ -275,6 +276,30 @@ def test_a_size_that_is_not_square_gives_timms_tokens_of_every_layer(
     assert_described(request, backbone)
 
 
+@pytest.mark.parametrize(
+    ("architecture", "stored_side", "rule"),
+    [
+        ("vit_small_patch14_dinov2", 518, "dinov2"),
+        ("vit_small_patch14_reg4_dinov2", 518, "mae"),
+        ("test_vit", 160, "dino"),
+    ],
+)
+def test_a_model_of_timm_takes_the_rule_that_is_asked_for(
+    request_for: Callable[..., BackboneRequest], architecture: str, stored_side: int, rule: str
+) -> None:
+    state = random_model(architecture, img_size=stored_side).state_dict()
+    size = (70, 98) if "patch14" in architecture else (96, 160)
+    request = request_for(architecture, state, image_size=size, position_embedding=rule)
+    backbone = load_backbone(request)
+    side = stored_side // backbone.module.patch_embed.patch_size[0]
+    expected = resample(state["pos_embed"], stored=(side, side), wanted=backbone.grid, rule=RULES[rule])
+    assert torch.equal(backbone.module.pos_embed, expected)
+    assert backbone.preprocessing.position_embedding.endswith(f"({rule})")
+    assert_described(request, backbone)
+    with pytest.raises(BackboneError, match="'nearest' does not apply to"):
+        load_backbone(request_for(architecture, state, image_size=size, position_embedding="nearest"))
+
+
 def test_the_preprocessing_is_the_models_own(request_for: Callable[..., BackboneRequest]) -> None:
     name = "test_vit.r160_in1k"
     backbone = load_backbone(request_for(name, random_model(name).state_dict()))
@@ -425,6 +450,15 @@ def test_the_demo_model_is_what_reports_call_it(demo: Backbone) -> None:
     assert recorded["position_embedding"] == "bicubic with antialias from 37x37 to 16x16 (timm)"
     assert (recorded["image_size"], recorded["interpolation"]) == ([224, 224], "bicubic")
     assert (recorded["mean"], recorded["std"]) == ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+
+
+def test_what_the_demo_file_says_of_itself_gives_the_tokens_of_the_demo_model(demo: Backbone) -> None:
+    told = load_backbone(resolve_backbone("auto", weights=Path(demo.request.weights), image_size=224))
+    assert (told.request.title, told.request.model) == ("DINOv2 ViT-S/14 with 4 registers", "dinov2-s14-reg4")
+    pixels = random_pixels(demo)
+    ours, theirs = told.forward(pixels, [6, 12]), demo.forward(pixels, [6, 12])
+    assert set(ours) == set(theirs)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
 def test_loading_the_demo_model_does_not_import_its_package(demo: Backbone) -> None:

@@ -1,0 +1,38 @@
+"""DINO (facebookresearch/dino) and iBOT (bytedance/ibot): backbone files, and full checkpoints."""
+
+from pipelines.backbones.formats.form import KeyFormat, Published, VitForm
+from pipelines.backbones.formats.plain import NEEDS, has_head, plain_form
+
+# `module.` is of data-parallel training, `backbone.` sets the network apart from its head.
+_PREFIXES = ("module.", "backbone.")
+_NEEDS = ("cls_token", *NEEDS)
+_LEFT_OUT = ("head.mlp.", "head.last_layer", "masked_embed")
+_IBOT_LOSS = "ibot_loss"
+
+
+def _learned_without_classes(published: Published) -> bool:
+    return not published.sincos and not has_head(published)
+
+
+def _is_ibot(published: Published) -> bool:
+    """Its teacher file says `state_dict`; full checkpoints name its loss, and hold the embedding of masked patches."""
+    return (
+        published.has("masked_embed") or _IBOT_LOSS in published.beside or published.wrapper == ("state_dict",)
+    ) and _learned_without_classes(published)
+
+
+def _is_dino(published: Published) -> bool:
+    wrapped = published.wrapper in {(), ("teacher",)}
+    return wrapped and _learned_without_classes(published) and not _is_ibot(published)
+
+
+def _read_dino(published: Published) -> VitForm | None:
+    return plain_form(published, family="dino", name="DINO", positions="dino")
+
+
+def _read_ibot(published: Published) -> VitForm | None:
+    return plain_form(published, family="ibot", name="iBOT", positions="dino")
+
+
+DINO = KeyFormat(family="dino", prefixes=_PREFIXES, needs=_NEEDS, claims=_is_dino, read=_read_dino, left_out=_LEFT_OUT)
+IBOT = KeyFormat(family="ibot", prefixes=_PREFIXES, needs=_NEEDS, claims=_is_ibot, read=_read_ibot, left_out=_LEFT_OUT)

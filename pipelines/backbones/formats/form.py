@@ -1,0 +1,196 @@
+"""What a published file is: its family and size, and the network of timm that runs it."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import torch
+
+State = dict[str, torch.Tensor]
+Network = Literal["VisionTransformer", "Beit", "Eva", "ScaleMae"]
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+HALF = (0.5, 0.5, 0.5)
+
+# By width; the rest of the published ViTs have 64 features a head, and nothing in a file says otherwise.
+_HEADS = {1152: 16, 1280: 16, 1408: 16, 1664: 16}
+_FEATURES_PER_HEAD = 64
+_LETTERS = {192: "Ti", 384: "S", 768: "B", 1024: "L", 1152: "So400m", 1280: "H", 1408: "g", 1536: "g", 4096: "7B"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """A published file as formats see it: names and shapes, and what stands around them.
+
+    Attributes:
+        shapes: of the tensors, by name, wrappers taken off.
+        wrapper: the names of the wrappers, outermost first.
+        beside: what else stands at the file's top.
+        sincos: whether `pos_embed` holds the fixed sine and cosine waves of MAE and its children.
+        config: of a folder of transformers, its config.json.
+    """
+
+    shapes: Mapping[str, tuple[int, ...]]
+    wrapper: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
+    sincos: bool = False
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+    def has(self, *names: str) -> bool:
+        """Whether the file has a tensor of every name."""
+        return all(name in self.shapes for name in names)
+
+    def has_any(self, *prefixes: str) -> bool:
+        """Whether the name of a tensor begins with one of these."""
+        return any(name.startswith(prefixes) for name in self.shapes)
+
+    def without(self, *prefixes: str) -> "Published":
+        """The file with these prefixes taken off, one after the other; names without them are kept."""
+        shapes = dict(self.shapes)
+        for prefix in prefixes:
+            shapes = {name.removeprefix(prefix): shape for name, shape in shapes.items()}
+        return replace(self, shapes=shapes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VitForm:
+    """The network that runs a published file, and how images become its input.
+
+    Attributes:
+        family: `mae`, `dinov2` ...; the name of the key format.
+        title: for people, such as "MAE ViT-B/16".
+        network: the class of timm that runs it; `ScaleMae` is a `VisionTransformer` with positions in metres.
+        width, depth, heads, mlp_width: of the blocks.
+        patch: side of a patch in pixels.
+        grid: (height, width) of the patch lattice at the size that the file was trained for.
+        registers: register tokens.
+        class_token: whether there is one.
+        norm_eps: of every LayerNorm.
+        options: further arguments of the network's class.
+        positions: the rule by which the family resamples its position embedding; a name in `positions.RULES`.
+        mean, std, crop_fraction, interpolation, squash: see `Preprocessing`.
+        decoder: blocks and width of a decoder in the file, which is not run here, or None.
+        assumed: what the file does not say and was taken for granted.
+    """
+
+    family: str
+    title: str
+    network: Network = "VisionTransformer"
+    width: int
+    depth: int
+    heads: int
+    mlp_width: int
+    patch: int
+    grid: tuple[int, int]
+    registers: int = 0
+    class_token: bool = True
+    norm_eps: float = 1e-6
+    options: Mapping[str, Any] = field(default_factory=dict)
+    positions: str
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    crop_fraction: float = 0.875
+    interpolation: str = "bicubic"
+    squash: bool = False
+    decoder: Mapping[str, int] | None = None
+    assumed: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """A short name, such as `dinov2-b14-reg4`."""
+        letters = _LETTERS.get(self.width, f"w{self.width}-").lower()
+        return f"{self.family}-{letters}{self.patch}{f'-reg{self.registers}' if self.registers else ''}"
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) of the input that the file was trained for, in pixels."""
+        return self.grid[0] * self.patch, self.grid[1] * self.patch
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeyFormat:
+    """One published key format.
+
+    Attributes:
+        family: its name.
+        prefixes: what stands before all names of the network in some files, outermost first.
+        needs: names that no file in this format lacks, without these prefixes.
+        claims: whether a file that has them is of this family, where several families use the same names.
+        read: the form of such a file, from names and shapes alone; None where the shapes fit no ViT.
+        renames: (pattern, replacement) pairs, each tried on every name, that give the names of the network.
+        left_out: names that begin so belong to heads, decoders and training, not to the frozen network.
+        finish: what renaming cannot do: tensors joined, split or added.
+    """
+
+    family: str
+    prefixes: tuple[str, ...] = ()
+    needs: tuple[str, ...]
+    claims: Callable[[Published], bool] = lambda _published: True
+    read: Callable[[Published], VitForm | None]
+    renames: Sequence[tuple[str, str]] = ()
+    left_out: tuple[str, ...] = ()
+    finish: Callable[[State, VitForm], State] = lambda state, _form: state
+
+    def bare(self, published: Published) -> Published:
+        """A file with the prefixes taken off."""
+        return published.without(*self.prefixes)
+
+    def lacks(self, published: Published) -> tuple[str, ...]:
+        """Which of the names that it needs a file does not have."""
+        bare = self.bare(published)
+        return tuple(name for name in self.needs if name not in bare.shapes)
+
+    def recognise(self, published: Published, *, named: bool = False) -> VitForm | None:
+        """The form of a file in this format, or None where it is in another.
+
+        Args:
+            published: the file.
+            named: the user says that it is of this family, so that names that others use too are enough.
+        """
+        bare = self.bare(published)
+        if self.lacks(published) or not (named or self.claims(bare)):
+            return None
+        return self.read(bare)
+
+    def convert(self, state: State, form: VitForm) -> State:
+        """A file's tensors under the names of the network; names that mean nothing to it are kept as they are."""
+        renamed = {}
+        for name, tensor in state.items():
+            new = self.renamed(name)
+            if not new.startswith(self.left_out):
+                renamed[new] = tensor
+        return self.finish(renamed, form)
+
+    def renamed(self, name: str) -> str:
+        """The network's name of a tensor."""
+        for prefix in self.prefixes:
+            name = name.removeprefix(prefix)
+        for pattern, replacement in self.renames:
+            name = re.sub(pattern, replacement, name)
+        return name
+
+
+def count_blocks(published: Published, pattern: str = r"blocks\.(\d+)\.") -> int:
+    """Transformer blocks of a file: one more than the highest number in its names."""
+    numbers = [int(found[1]) for name in published.shapes if (found := re.match(pattern, name))]
+    return max(numbers, default=-1) + 1
+
+
+def heads_of(width: int) -> tuple[int, tuple[str, ...]]:
+    """Heads of a ViT of so many features, and what that assumes."""
+    if width in _LETTERS or width in _HEADS:
+        return _HEADS.get(width, max(1, width // _FEATURES_PER_HEAD)), ()
+    heads = max(1, width // _FEATURES_PER_HEAD)
+    return heads, (f"{heads} heads of {width // heads} features: the file does not say how many",)
+
+
+def square_grid(n_patches: int) -> tuple[int, int] | None:
+    """(height, width) of a square grid of so many patches, or None where there is none."""
+    side = round(n_patches**0.5)
+    return (side, side) if side * side == n_patches and side else None
+
+
+def size_name(width: int, patch: int) -> str:
+    """The name by which the literature calls a size, such as ViT-B/16."""
+    return f"ViT-{_LETTERS.get(width, str(width))}/{patch}"

@@ -1,0 +1,36 @@
+"""MAE (facebookresearch/mae): `mae_pretrain_vit_*.pth`, and `mae_visualize_vit_*.pth` with the decoder."""
+
+from pipelines.backbones.formats.form import KeyFormat, Published, VitForm, count_blocks
+from pipelines.backbones.formats.plain import NEEDS, has_head, plain_form
+
+_DECODER = "decoder_"
+# Parts of Scale-MAE's decoder, which otherwise has MAE's names.
+_SCALE_MAE = ("fpn.", "fcn", "mask_token_decoder")
+
+
+def claims(published: Published) -> bool:
+    """A ViT with a decoder or with fixed waves as positions, or alone under `model` as its authors save it."""
+    alone = published.wrapper == ("model",) and not has_head(published)
+    return (alone or published.sincos or published.has_any(_DECODER)) and not published.has_any(*_SCALE_MAE)
+
+
+def read(published: Published) -> VitForm | None:
+    """The encoder, with what the decoder is."""
+    return plain_form(published, family="mae", name="MAE", positions="mae", decoder=decoder_of(published))
+
+
+def decoder_of(published: Published) -> dict[str, int] | None:
+    """Blocks and width of the decoder in a file, if there is one."""
+    embedding = published.shapes.get("decoder_embed.weight")
+    if embedding is None:
+        return None
+    return {"depth": count_blocks(published, r"decoder_blocks\.(\d+)\."), "width": embedding[0]}
+
+
+MAE = KeyFormat(
+    family="mae",
+    needs=("cls_token", *NEEDS),
+    claims=claims,
+    read=read,
+    left_out=(_DECODER, "mask_token"),
+)

@@ -1,0 +1,46 @@
+"""Which of the published key formats a file is in."""
+
+from collections.abc import Sequence
+
+from pipelines.backbones.checkpoint import BackboneError
+from pipelines.backbones.formats.dino import DINO, IBOT
+from pipelines.backbones.formats.dinov2 import DINOV2
+from pipelines.backbones.formats.form import KeyFormat, Published, VitForm
+from pipelines.backbones.formats.mae import MAE
+from pipelines.backbones.formats.simmim import SIMMIM
+from pipelines.backbones.formats.torchvision_vit import TORCHVISION
+
+# In the order of asking: what shares its names with others comes behind what has names of its own.
+FORMATS: Sequence[KeyFormat] = (SIMMIM, TORCHVISION, DINOV2, MAE, IBOT, DINO)
+FAMILIES = {key_format.family: key_format for key_format in FORMATS}
+_NAMES_TOLD = 3
+
+
+def recognise(published: Published, *, file: str, family: str | None = None) -> tuple[KeyFormat, VitForm]:
+    """The format of a file, and the network that runs it.
+
+    Args:
+        published: names and shapes of the file.
+        file: its name, for errors.
+        family: the only one to try, where the user named it.
+
+    Raises:
+        BackboneError: in no known format, or not in that of the family.
+    """
+    for key_format in FORMATS if family is None else (FAMILIES[family],):
+        form = key_format.recognise(published, named=family is not None)
+        if form is not None:
+            return key_format, form
+    nearest = min(FORMATS if family is None else (FAMILIES[family],), key=lambda form: len(form.lacks(published)))
+    lacking = nearest.lacks(published)
+    reason = f"lacks {_told(lacking)}" if lacking else "has shapes that fit no ViT"
+    what = "of no family known here; the nearest is" if family is None else "not of the family"
+    raise BackboneError(
+        f"weights {file} are {what} {nearest.family!r}, for which it {reason}. `vitrine models` lists the families; "
+        "for another ViT give timm's name with --model."
+    )
+
+
+def _told(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMES_TOLD} more" if len(names) > _NAMES_TOLD else ""
+    return ", ".join(repr(name) for name in names[:_NAMES_TOLD]) + more

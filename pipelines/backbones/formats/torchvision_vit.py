@@ -1,0 +1,64 @@
+"""Supervised ViTs of torchvision, such as `vit_b_16-c867db91.pth`."""
+
+from pipelines.backbones.formats.form import (
+    KeyFormat,
+    Published,
+    VitForm,
+    count_blocks,
+    heads_of,
+    size_name,
+    square_grid,
+)
+
+_BLOCK = r"encoder\.layers\.encoder_layer_(\d+)\."
+# `mlp.linear_1` is what the first files said for `mlp.0`.
+_RENAMES = (
+    (r"^class_token$", "cls_token"),
+    (r"^conv_proj\.", "patch_embed.proj."),
+    (r"^encoder\.pos_embedding$", "pos_embed"),
+    (rf"^{_BLOCK}", r"blocks.\1."),
+    (r"\.ln_1\.", ".norm1."),
+    (r"\.ln_2\.", ".norm2."),
+    (r"\.self_attention\.in_proj_", ".attn.qkv."),
+    (r"\.self_attention\.out_proj\.", ".attn.proj."),
+    (r"\.mlp\.(?:0|linear_1)\.", ".mlp.fc1."),
+    (r"\.mlp\.(?:3|linear_2)\.", ".mlp.fc2."),
+    (r"^encoder\.ln\.", "norm."),
+)
+
+
+_FIRST = "encoder.layers.encoder_layer_0."
+
+
+def read(published: Published) -> VitForm | None:
+    """Blocks named `encoder.layers.encoder_layer_0`."""
+    shapes = published.shapes
+    width, patch = shapes["conv_proj.weight"][0], shapes["conv_proj.weight"][2]
+    grid = square_grid(shapes["encoder.pos_embedding"][1] - 1)
+    names = [f"{_FIRST}mlp.{part}.weight" for part in ("0", "linear_1")]
+    hidden = next((shapes[name] for name in names if name in shapes), None)
+    if grid is None or hidden is None:
+        return None
+    heads, assumed = heads_of(width)
+    return VitForm(
+        family="torchvision",
+        title=f"supervised {size_name(width, patch)} of torchvision",
+        width=width,
+        depth=count_blocks(published, _BLOCK),
+        heads=heads,
+        mlp_width=hidden[0],
+        patch=patch,
+        grid=grid,
+        positions="torchvision",
+        interpolation="bilinear",
+        assumed=assumed,
+    )
+
+
+TORCHVISION = KeyFormat(
+    family="torchvision",
+    needs=("class_token", "conv_proj.weight", "encoder.pos_embedding", f"{_FIRST}ln_1.weight", "encoder.ln.weight"),
+    read=read,
+    renames=_RENAMES,
+    left_out=("heads.",),
+)

@@ -1,0 +1,119 @@
+"""The network of timm that runs a published file, built from the file's form alone."""
+
+from functools import partial
+from typing import Any
+
+import torch
+from timm.layers.mlp import SwiGLUPacked
+from timm.layers.norm import LayerNorm
+from timm.layers.pos_embed_rel import resize_rel_pos_bias_table
+from timm.models.beit import Beit
+from timm.models.vision_transformer import VisionTransformer
+
+from pipelines.backbones.checkpoint import BackboneError
+from pipelines.backbones.formats import State, VitForm
+from pipelines.backbones.positions import RULES, resample
+
+_NETWORKS = {"VisionTransformer": VisionTransformer, "Beit": Beit}
+_LAYERS = {"SwiGLUPacked": SwiGLUPacked}
+
+
+def network_arguments(form: VitForm, image_size: tuple[int, int]) -> dict[str, Any]:
+    """What the network's class is called with, as the identity records it."""
+    return {
+        "img_size": list(image_size),
+        "patch_size": form.patch,
+        "embed_dim": form.width,
+        "depth": form.depth,
+        "num_heads": form.heads,
+        "mlp_width": form.mlp_width,
+        "norm_eps": form.norm_eps,
+        **({"class_token": form.class_token} if form.network == "VisionTransformer" else {}),
+        **({"reg_tokens": form.registers} if form.network == "VisionTransformer" else {}),
+        **form.options,
+    }
+
+
+def build_network(form: VitForm, image_size: tuple[int, int]) -> Any:
+    """The network, without a head and with random weights, in evaluation mode.
+
+    Args:
+        form: of the file.
+        image_size: (height, width) of the input in pixels.
+
+    Raises:
+        BackboneError: an input that is no whole number of patches.
+    """
+    if any(side % form.patch or side < form.patch for side in image_size):
+        height, width = (max(1, round(side / form.patch)) * form.patch for side in image_size)
+        raise BackboneError(
+            f"--image-size {image_size[0]}x{image_size[1]} is not a multiple of the {form.patch}-pixel patch of "
+            f"{form.title}; use {height}x{width}."
+        )
+    arguments = network_arguments(form, image_size)
+    arguments["img_size"] = image_size
+    # The classes multiply and cut: half a feature more keeps the whole number.
+    arguments["mlp_ratio"] = (arguments.pop("mlp_width") + 0.5) / form.width
+    arguments["norm_layer"] = partial(LayerNorm, eps=arguments.pop("norm_eps"))
+    if "mlp_layer" in arguments:
+        arguments["mlp_layer"] = _LAYERS[arguments["mlp_layer"]]
+    module = _NETWORKS[form.network](num_classes=0, global_pool="", **arguments)
+    return module.eval().requires_grad_(False)
+
+
+def fill_network(module: Any, state: State, form: VitForm, *, rule: str | None = None) -> None:
+    """Give a network the tensors of a file, its positions brought to the network's grid.
+
+    Args:
+        module: from `build_network`.
+        state: under the network's names.
+        form: of the file.
+        rule: how positions are resampled, a name in `positions.RULES`; None for the family's own way.
+    """
+    wanted = grid_of(module)
+    if "pos_embed" in state:
+        resampled = resample(state["pos_embed"], stored=form.grid, wanted=wanted, rule=RULES[own_rule(form, rule)])
+        state = {**state, "pos_embed": resampled}
+    own = module.state_dict()
+    for name in [name for name in state if name.endswith("relative_position_bias_table")]:
+        if form.grid != wanted:
+            state[name] = resize_rel_pos_bias_table(state[name], wanted, tuple(own[name].shape), form.grid)
+    module.load_state_dict(state, strict=True)
+
+
+def own_rule(form: VitForm, rule: str | None) -> str:
+    """The rule by which positions are resampled: the one asked for, or the family's own.
+
+    Raises:
+        BackboneError: the one asked for does not exist, or not for this family.
+    """
+    if rule is None or rule == form.positions:
+        return form.positions
+    if form.positions not in RULES:
+        raise BackboneError(
+            f"--position-embedding {rule!r} does not apply to {form.title}, whose positions are {form.positions!r}; "
+            "leave it out."
+        )
+    if rule not in RULES:
+        raise BackboneError(f"--position-embedding {rule!r} is not known; give one of {', '.join(RULES)}.")
+    return rule
+
+
+def grid_of(module: Any) -> tuple[int, int]:
+    """(height, width) of a network's patch lattice."""
+    height, width = module.patch_embed.grid_size
+    return int(height), int(width)
+
+
+def misfits(module: Any, state: State) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+    """What keeps tensors from a network, positions apart: names missing, unexpected, and of other shapes."""
+    wanted: dict[str, torch.Tensor] = module.state_dict()
+    missing = tuple(name for name in wanted if name not in state)
+    unexpected = tuple(name for name in state if name not in wanted)
+    resampled = ("pos_embed", "relative_position_bias_table")
+    other = tuple(
+        name
+        for name, tensor in state.items()
+        if name in wanted and wanted[name].shape != tensor.shape and not name.endswith(resampled)
+    )
+    return missing, unexpected, other

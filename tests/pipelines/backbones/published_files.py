@@ -1,0 +1,199 @@
+"""Checkpoints with random weights under the names that their authors publish, written from the lists of those names.
+
+Nothing here comes from the product's own conversions. Weights are such that an error shows: biases away from 0, scales
+of norms and blocks away from 1, position embeddings of the size that trained ones have.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+State = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """A small network in the proportions of a published one."""
+
+    width: int = 128
+    depth: int = 3
+    heads: int = 2
+    mlp: int = 512
+    patch: int = 16
+    side: int = 224
+
+    @property
+    def grid(self) -> int:
+        return self.side // self.patch
+
+
+class Draw:
+    """Random tensors of float64, the same in every run."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def normal(self, *shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=self._generator, dtype=torch.float64)
+
+    def matrix(self, *shape: int) -> torch.Tensor:
+        """Rows of unit gain."""
+        return self.normal(*shape) / math.sqrt(math.prod(shape[1:]))
+
+    def bias(self, n: int) -> torch.Tensor:
+        return 0.3 * self.normal(n)
+
+    def scale(self, n: int) -> torch.Tensor:
+        """Between 0.3 and 1.7, for norms and layer scales."""
+        return 0.3 + 1.4 * torch.rand(n, generator=self._generator, dtype=torch.float64)
+
+    def linear(self, name: str, n_out: int, n_in: int) -> Iterator[tuple[str, torch.Tensor]]:
+        yield f"{name}.weight", self.matrix(n_out, n_in)
+        yield f"{name}.bias", self.bias(n_out)
+
+    def norm(self, name: str, n: int) -> Iterator[tuple[str, torch.Tensor]]:
+        yield f"{name}.weight", self.scale(n)
+        yield f"{name}.bias", self.bias(n)
+
+
+def embeddings(draw: Draw, size: Size, *, n_prefix: int = 1, token: bool = True) -> Iterator[tuple[str, torch.Tensor]]:
+    """Class token, positions of waves' magnitude, and the convolution that embeds patches."""
+    if token:
+        yield "cls_token", 0.5 * draw.normal(1, 1, size.width)
+    yield "pos_embed", 0.7 * draw.normal(1, size.grid**2 + n_prefix, size.width)
+    yield "patch_embed.proj.weight", draw.matrix(size.width, 3, size.patch, size.patch)
+    yield "patch_embed.proj.bias", draw.bias(size.width)
+
+
+def plain_blocks(draw: Draw, size: Size, name: str = "blocks") -> Iterator[tuple[str, torch.Tensor]]:
+    """Blocks under the names of MAE, DINO and many more (protocol 3.1, 3.4)."""
+    for index in range(size.depth):
+        block = f"{name}.{index}"
+        yield from draw.norm(f"{block}.norm1", size.width)
+        yield from draw.linear(f"{block}.attn.qkv", 3 * size.width, size.width)
+        yield from draw.linear(f"{block}.attn.proj", size.width, size.width)
+        yield from draw.norm(f"{block}.norm2", size.width)
+        yield from draw.linear(f"{block}.mlp.fc1", size.mlp, size.width)
+        yield from draw.linear(f"{block}.mlp.fc2", size.width, size.mlp)
+
+
+def plain(size: Size, *, seed: int = 0) -> State:
+    """A DINO backbone file: flat (protocol 3.4)."""
+    draw = Draw(seed)
+    return {
+        **dict(embeddings(draw, size)),
+        **dict(plain_blocks(draw, size)),
+        **dict(draw.norm("norm", size.width)),
+    }
+
+
+def waves(size: Size) -> torch.Tensor:
+    """MAE's positions: half for x, half for y, each sine then cosine; zero for the class token (protocol 3.1)."""
+    quarter = size.width // 4
+    omega = 10000.0 ** -(torch.arange(quarter, dtype=torch.float64) / quarter)
+    places = torch.arange(size.grid, dtype=torch.float64)
+    y, x = torch.meshgrid(places, places, indexing="ij")
+    halves = [torch.outer(axis.flatten(), omega) for axis in (x, y)]
+    patches = torch.cat([wave for half in halves for wave in (half.sin(), half.cos())], dim=1)
+    return torch.cat([torch.zeros(1, size.width, dtype=torch.float64), patches])[None]
+
+
+def mae(size: Size, *, decoder: bool = False, seed: int = 1) -> dict[str, Any]:
+    """`mae_pretrain_vit_*.pth`, or with its decoder `mae_visualize_vit_*.pth` (protocol 3.1)."""
+    state = {**plain(size, seed=seed), "pos_embed": waves(size)}
+    if decoder:
+        draw, small = Draw(seed + 1), Size(width=64, depth=2, mlp=256, patch=size.patch, side=size.side)
+        state["mask_token"] = draw.normal(1, 1, small.width)
+        state |= dict(draw.linear("decoder_embed", small.width, size.width))
+        state["decoder_pos_embed"] = waves(small)
+        state |= dict(plain_blocks(draw, small, "decoder_blocks"))
+        state |= dict(draw.norm("decoder_norm", small.width))
+        state |= dict(draw.linear("decoder_pred", 3 * size.patch**2, small.width))
+    return {"model": state}
+
+
+def dinov2(size: Size, *, registers: int = 0, gated: bool = False, seed: int = 2) -> State:
+    """`dinov2_vit*14_pretrain.pth` and `..._reg4_pretrain.pth`: flat (protocol 3.5)."""
+    draw = Draw(seed)
+    state = {**plain(size, seed=seed), "mask_token": draw.normal(1, size.width)}
+    if registers:
+        state["register_tokens"] = 0.5 * draw.normal(1, registers, size.width)
+    for index in range(size.depth):
+        block = f"blocks.{index}"
+        state[f"{block}.ls1.gamma"] = draw.scale(size.width)
+        state[f"{block}.ls2.gamma"] = draw.scale(size.width)
+        if gated:
+            for part in ("fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias"):
+                del state[f"{block}.mlp.{part}"]
+            state |= dict(draw.linear(f"{block}.mlp.w12", 2 * size.mlp, size.width))
+            state |= dict(draw.linear(f"{block}.mlp.w3", size.width, size.mlp))
+    return state
+
+
+def torchvision_vit(size: Size, *, seed: int = 3) -> State:
+    """`vit_b_16-*.pth` (protocol 3.6)."""
+    draw = Draw(seed)
+    state = {
+        "class_token": 0.5 * draw.normal(1, 1, size.width),
+        "conv_proj.weight": draw.matrix(size.width, 3, size.patch, size.patch),
+        "conv_proj.bias": draw.bias(size.width),
+        "encoder.pos_embedding": 0.7 * draw.normal(1, size.grid**2 + 1, size.width),
+    }
+    for index in range(size.depth):
+        block = f"encoder.layers.encoder_layer_{index}"
+        state |= dict(draw.norm(f"{block}.ln_1", size.width))
+        state[f"{block}.self_attention.in_proj_weight"] = draw.matrix(3 * size.width, size.width)
+        state[f"{block}.self_attention.in_proj_bias"] = draw.bias(3 * size.width)
+        state |= dict(draw.linear(f"{block}.self_attention.out_proj", size.width, size.width))
+        state |= dict(draw.norm(f"{block}.ln_2", size.width))
+        state |= dict(draw.linear(f"{block}.mlp.0", size.mlp, size.width))
+        state |= dict(draw.linear(f"{block}.mlp.3", size.width, size.mlp))
+    return {
+        **state,
+        **dict(draw.norm("encoder.ln", size.width)),
+        **dict(draw.linear("heads.head", 10, size.width)),
+    }
+
+
+def relative_index(grid: int) -> torch.Tensor:
+    """Which distance stands between which tokens (protocol 3.2)."""
+    n, side = grid * grid, 2 * grid - 1
+    index = torch.zeros(n + 1, n + 1, dtype=torch.int64)
+    row, column = torch.arange(n) // grid, torch.arange(n) % grid
+    index[1:, 1:] = (row[:, None] - row[None] + grid - 1) * side + (column[:, None] - column[None] + grid - 1)
+    index[0], index[:, 0], index[0, 0] = side * side, side * side + 1, side * side + 2
+    return index
+
+
+def simmim(size: Size, *, seed: int = 4) -> State:
+    """What SimMIM's pre-training checkpoint has under `model` (protocol 3.2)."""
+    draw = Draw(seed)
+    state = {
+        "cls_token": 0.5 * draw.normal(1, 1, size.width),
+        "mask_token": draw.normal(1, 1, size.width),
+        "patch_embed.proj.weight": draw.matrix(size.width, 3, size.patch, size.patch),
+        "patch_embed.proj.bias": draw.bias(size.width),
+        "rel_pos_bias.relative_position_bias_table": draw.normal((2 * size.grid - 1) ** 2 + 3, size.heads),
+        "rel_pos_bias.relative_position_index": relative_index(size.grid),
+    }
+    for index in range(size.depth):
+        block = f"blocks.{index}"
+        state[f"{block}.gamma_1"] = draw.scale(size.width)
+        state[f"{block}.gamma_2"] = draw.scale(size.width)
+        state |= dict(draw.norm(f"{block}.norm1", size.width))
+        state[f"{block}.attn.q_bias"] = draw.bias(size.width)
+        state[f"{block}.attn.v_bias"] = draw.bias(size.width)
+        state[f"{block}.attn.qkv.weight"] = draw.matrix(3 * size.width, size.width)
+        state |= dict(draw.linear(f"{block}.attn.proj", size.width, size.width))
+        state |= dict(draw.norm(f"{block}.norm2", size.width))
+        state |= dict(draw.linear(f"{block}.mlp.fc1", size.mlp, size.width))
+        state |= dict(draw.linear(f"{block}.mlp.fc2", size.width, size.mlp))
+    state |= dict(draw.norm("norm", size.width))
+    decoder = {
+        "decoder.0.weight": draw.matrix(3 * size.patch**2, size.width, 1, 1),
+        "decoder.0.bias": draw.bias(3 * size.patch**2),
+    }
+    return {**{f"encoder.{name}": tensor for name, tensor in state.items()}, **decoder}

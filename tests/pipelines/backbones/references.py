@@ -1,0 +1,217 @@
+"""Other people's implementations of the same models, filled with the same weights and run in float64."""
+
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors.torch import save_file
+
+from tests.pipelines.backbones.published_files import Size, State
+
+# {layer: every token, prefix first}, through the final norm.
+Reference = dict[int, torch.Tensor]
+
+
+def split_qkv(state: State, source: str, target: str, parts: tuple[str, str, str]) -> State:
+    """A joined projection as three."""
+    found: State = {}
+    for kind in ("weight", "bias"):
+        if f"{source}.{kind}" in state:
+            chunks = state[f"{source}.{kind}"].chunk(3)
+            found |= {f"{target}.{part}.{kind}": chunk for part, chunk in zip(parts, chunks, strict=True)}
+    return found
+
+
+def transformers_vit_names(state: State, size: Size) -> State:
+    """A plain ViT under the names of the folders on the hub."""
+    found = {
+        "embeddings.cls_token": state["cls_token"],
+        "embeddings.position_embeddings": state["pos_embed"],
+        "embeddings.patch_embeddings.projection.weight": state["patch_embed.proj.weight"],
+        "embeddings.patch_embeddings.projection.bias": state["patch_embed.proj.bias"],
+        "layernorm.weight": state["norm.weight"],
+        "layernorm.bias": state["norm.bias"],
+    }
+    for index in range(size.depth):
+        ours, theirs = f"blocks.{index}", f"encoder.layer.{index}"
+        found |= split_qkv(state, f"{ours}.attn.qkv", f"{theirs}.attention.attention", ("query", "key", "value"))
+        for mine, other in (
+            ("attn.proj", "attention.output.dense"),
+            ("mlp.fc1", "intermediate.dense"),
+            ("mlp.fc2", "output.dense"),
+            ("norm1", "layernorm_before"),
+            ("norm2", "layernorm_after"),
+        ):
+            for kind in ("weight", "bias"):
+                found[f"{theirs}.{other}.{kind}"] = state[f"{ours}.{mine}.{kind}"]
+    return found
+
+
+def transformers_dinov2_names(state: State, size: Size) -> State:
+    """DINOv2 under the names of the folders on the hub."""
+    found = {
+        "embeddings.cls_token": state["cls_token"],
+        "embeddings.mask_token": state["mask_token"],
+        "embeddings.position_embeddings": state["pos_embed"],
+        "embeddings.patch_embeddings.projection.weight": state["patch_embed.proj.weight"],
+        "embeddings.patch_embeddings.projection.bias": state["patch_embed.proj.bias"],
+        "layernorm.weight": state["norm.weight"],
+        "layernorm.bias": state["norm.bias"],
+    }
+    if "register_tokens" in state:
+        found["embeddings.register_tokens"] = state["register_tokens"]
+    renames = {
+        "attn.proj": "attention.output.dense",
+        "norm1": "norm1",
+        "norm2": "norm2",
+        "mlp.fc1": "mlp.fc1",
+        "mlp.fc2": "mlp.fc2",
+        "mlp.w12": "mlp.weights_in",
+        "mlp.w3": "mlp.weights_out",
+    }
+    for index in range(size.depth):
+        ours, theirs = f"blocks.{index}", f"encoder.layer.{index}"
+        found |= split_qkv(state, f"{ours}.attn.qkv", f"{theirs}.attention.attention", ("query", "key", "value"))
+        found[f"{theirs}.layer_scale1.lambda1"] = state[f"{ours}.ls1.gamma"]
+        found[f"{theirs}.layer_scale2.lambda1"] = state[f"{ours}.ls2.gamma"]
+        for mine, other in renames.items():
+            for kind in ("weight", "bias"):
+                if f"{ours}.{mine}.{kind}" in state:
+                    found[f"{theirs}.{other}.{kind}"] = state[f"{ours}.{mine}.{kind}"]
+    return found
+
+
+def transformers_beit_names(state: State, size: Size) -> State:
+    """SimMIM's encoder under the names of BEiT's folders on the hub."""
+    own = {name.removeprefix("encoder."): tensor for name, tensor in state.items() if name.startswith("encoder.")}
+    found = {
+        "embeddings.cls_token": own["cls_token"],
+        "embeddings.mask_token": own["mask_token"],
+        "embeddings.patch_embeddings.projection.weight": own["patch_embed.proj.weight"],
+        "embeddings.patch_embeddings.projection.bias": own["patch_embed.proj.bias"],
+        "layernorm.weight": own["norm.weight"],
+        "layernorm.bias": own["norm.bias"],
+        "encoder.relative_position_bias.relative_position_bias_table": own["rel_pos_bias.relative_position_bias_table"],
+    }
+    for index in range(size.depth):
+        ours, theirs = f"blocks.{index}", f"encoder.layer.{index}"
+        found |= split_qkv(own, f"{ours}.attn.qkv", f"{theirs}.attention.attention", ("query", "key", "value"))
+        found[f"{theirs}.attention.attention.query.bias"] = own[f"{ours}.attn.q_bias"]
+        found[f"{theirs}.attention.attention.value.bias"] = own[f"{ours}.attn.v_bias"]
+        found[f"{theirs}.lambda_1"], found[f"{theirs}.lambda_2"] = own[f"{ours}.gamma_1"], own[f"{ours}.gamma_2"]
+        for mine, other in (
+            ("attn.proj", "attention.output.dense"),
+            ("mlp.fc1", "intermediate.dense"),
+            ("mlp.fc2", "output.dense"),
+            ("norm1", "layernorm_before"),
+            ("norm2", "layernorm_after"),
+        ):
+            for kind in ("weight", "bias"):
+                found[f"{theirs}.{other}.{kind}"] = own[f"{ours}.{mine}.{kind}"]
+    return found
+
+
+def config(size: Size, **others: Any) -> dict[str, Any]:
+    """What config.json says of the size."""
+    return {
+        "hidden_size": size.width,
+        "num_hidden_layers": size.depth,
+        "num_attention_heads": size.heads,
+        "intermediate_size": size.mlp,
+        "patch_size": size.patch,
+        "image_size": size.side,
+        "hidden_act": "gelu",
+        "layer_norm_eps": 1e-6,
+        **others,
+    }
+
+
+def transformers_folder(folder: Path, state: State, settings: Mapping[str, Any], architecture: str) -> Path:
+    """A folder as on the hub."""
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps({**settings, "architectures": [architecture]}))
+    contiguous = {name: tensor.contiguous().clone() for name, tensor in state.items()}
+    save_file(contiguous, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def transformers_model(
+    folder: Path, state: State, settings: Mapping[str, Any], architecture: str, **arguments: Any
+) -> Any:
+    """transformers' own model of a folder, in float64, with every tensor of the folder in it and none made up."""
+    transformers_folder(folder, state, settings, architecture)
+    # Its explicit attention takes the softmax in float32; torch's own stays in float64.
+    model, told = getattr(transformers, architecture).from_pretrained(
+        folder, dtype=torch.float64, attn_implementation="sdpa", output_loading_info=True, **arguments
+    )
+    assert not told["missing_keys"], told
+    assert not told["unexpected_keys"], told
+    return model.eval()
+
+
+@torch.inference_mode()
+def transformers_tokens(model: Any, inputs: torch.Tensor, norm: Any, **arguments: Any) -> Reference:
+    """Tokens after every block through the final norm."""
+    states = model(pixel_values=inputs, output_hidden_states=True, **arguments).hidden_states
+    return {layer: norm(states[layer]) for layer in range(1, len(states))}
+
+
+@torch.inference_mode()
+def hooked_tokens(model: Any, blocks: Iterable[Any], inputs: torch.Tensor, norm: Any) -> Reference:
+    """As `transformers_tokens`, from any model; its blocks are observed."""
+    seen: list[torch.Tensor] = []
+    hooks = [block.register_forward_hook(lambda _block, _in, out: seen.append(out)) for block in blocks]
+    model(inputs)
+    for hook in hooks:
+        hook.remove()
+    return {layer: norm(tokens) for layer, tokens in enumerate(seen, 1)}
+
+
+def replace_positions(model: Any, resample: Callable[[torch.Tensor, int, int], torch.Tensor]) -> None:
+    """Give a model of transformers the position embedding that the original code would make.
+
+    Args:
+        model: with `embeddings.interpolate_pos_encoding`.
+        resample: (position embedding, height, width in patches) -> position embedding.
+    """
+    embeddings, patch = model.embeddings, model.config.patch_size
+
+    def interpolate(_tokens: torch.Tensor, height: int, width: int) -> torch.Tensor:
+        return resample(embeddings.position_embeddings, height // patch, width // patch)
+
+    embeddings.interpolate_pos_encoding = interpolate
+
+
+def dino_positions(pos_embed: torch.Tensor, h0: float, w0: float) -> torch.Tensor:
+    """facebookresearch/dino @7c446df and dinov2 @b8931f7 without registers: interpolate_pos_encoding, transcribed."""
+    n = pos_embed.shape[1] - 1
+    side = math.isqrt(n)
+    if (h0, w0) == (side, side):
+        return pos_embed
+    dim = pos_embed.shape[-1]
+    h0, w0 = h0 + 0.1, w0 + 0.1
+    patches = torch.nn.functional.interpolate(
+        pos_embed[:, 1:].reshape(1, side, side, dim).permute(0, 3, 1, 2),
+        scale_factor=(h0 / math.sqrt(n), w0 / math.sqrt(n)),
+        mode="bicubic",
+    )
+    assert (int(h0), int(w0)) == tuple(patches.shape[-2:])
+    return torch.cat((pos_embed[:, :1], patches.permute(0, 2, 3, 1).reshape(1, -1, dim)), dim=1)
+
+
+def register_positions(pos_embed: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """facebookresearch/dinov2 with registers (offset 0.0, antialias): interpolate_pos_encoding, transcribed."""
+    side, dim = math.isqrt(pos_embed.shape[1] - 1), pos_embed.shape[-1]
+    if (height, width) == (side, side):
+        return pos_embed
+    patches = torch.nn.functional.interpolate(
+        pos_embed[:, 1:].reshape(1, side, side, dim).permute(0, 3, 1, 2),
+        size=(height, width),
+        mode="bicubic",
+        antialias=True,
+    )
+    return torch.cat((pos_embed[:, :1], patches.permute(0, 2, 3, 1).reshape(1, -1, dim)), dim=1)

@@ -1,0 +1,214 @@
+"""Every family, from a file as its authors publish it, against an implementation that is not ours, token by token.
+
+`pytest -s` prints the table of differences: the largest absolute difference over the largest absolute value, in
+float64 and as users run it in float32.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pipelines.backbones import load_backbone, resolve_backbone
+from pipelines.backbones.checkpoint import read_checkpoint
+from pipelines.backbones.formats import FAMILIES
+from pipelines.backbones.inspection import inspect_checkpoint
+from pipelines.backbones.networks import build_network, fill_network
+from tests.pipelines.backbones import published_files as publish
+from tests.pipelines.backbones import references as refer
+from tests.pipelines.backbones.published_files import Size
+
+FLOAT64, FLOAT32 = 1e-9, 1e-4
+S16 = Size()
+TABLE: list[tuple[str, str, float, float]] = []
+
+Compare = Callable[..., None]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _table() -> Iterator[None]:
+    yield
+    lines = [f"{family:28} {case:32} {double:9.1e} {single:9.1e}" for family, case, double, single in TABLE]
+    print("", f"{'family':28} {'case':32} {'float64':>9} {'float32':>9}", *lines, sep="\n")
+
+
+def pixels(height: int, width: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(9)
+    return torch.randn(2, 3, height, width, generator=generator, dtype=torch.float64)
+
+
+def halved(content: Any) -> Any:
+    """The same file in float32, as it is published."""
+    if isinstance(content, dict):
+        return {name: halved(value) for name, value in content.items()}
+    return content.float() if isinstance(content, torch.Tensor) and content.is_floating_point() else content
+
+
+def double_tokens(path: Path, inputs: torch.Tensor, layers: range, model: str) -> dict[Any, torch.Tensor]:
+    """Our tokens in float64, from a file of float64."""
+    size = (inputs.shape[-2], inputs.shape[-1])
+    backbone = load_backbone(resolve_backbone(model, weights=path, image_size=size))
+    form = inspect_checkpoint(path, family=None if model == "auto" else model).form
+    module = build_network(form, size).double()
+    fill_network(module, FAMILIES[form.family].convert(read_checkpoint(path).tensors, form), form)
+    return replace(backbone, module=module).tokens_of(inputs, layers)
+
+
+def largest_difference(ours: dict[Any, torch.Tensor], theirs: refer.Reference, n_prefix: int) -> float:
+    """Over all layers and kinds; the reference's tokens are prefix first, the class token the first of them."""
+    worst = 0.0
+    for (layer, kind), values in ours.items():
+        expected = theirs[layer]
+        part = {
+            "patches": expected[:, n_prefix:],
+            "cls": expected[:, 0],
+            "registers": expected[:, 1:n_prefix],
+        }[kind]
+        assert values.shape == part.shape, (layer, kind)
+        worst = max(worst, ((values.double() - part).abs().max() / expected.abs().max()).item())
+    return worst
+
+
+@pytest.fixture
+def compare(tmp_path: Path) -> Compare:
+    """Loads a file in both precisions, and holds every token of every layer to the reference's."""
+
+    def run(
+        family: str,
+        case: str,
+        content: Any,
+        inputs: torch.Tensor,
+        theirs: refer.Reference,
+        *,
+        n_prefix: int = 1,
+        kinds: set[str] = frozenset({"patches", "cls"}),  # type: ignore[assignment]
+        model: str = "auto",
+    ) -> None:
+        torch.save(content, tmp_path / "double.pth")
+        torch.save(halved(content), tmp_path / "single.pth")
+        layers = range(1, len(theirs) + 1)
+        double = double_tokens(tmp_path / "double.pth", inputs, layers, model)
+        request = resolve_backbone(
+            model, weights=tmp_path / "single.pth", image_size=(inputs.shape[-2], inputs.shape[-1])
+        )
+        backbone = load_backbone(request)
+        assert backbone.request.architecture == family.partition(" ")[0]
+        single = backbone.tokens_of(inputs.float(), layers)
+        for ours in (double, single):
+            assert set(ours) == {(layer, kind) for layer in layers for kind in kinds}
+        differences = largest_difference(double, theirs, n_prefix), largest_difference(single, theirs, n_prefix)
+        TABLE.append((family, case, *differences))
+        assert differences[0] <= FLOAT64
+        assert differences[1] <= FLOAT32
+
+    return run
+
+
+RESOLUTIONS = {"native": (224, 224), "larger": (288, 288), "not square": (160, 256), "as many patches": (112, 448)}
+
+
+@pytest.mark.parametrize("case", RESOLUTIONS)
+@pytest.mark.parametrize("decoder", [False, True], ids=["pretrain", "visualize"])
+def test_mae_is_transformers_vitmae(compare: Compare, tmp_path: Path, case: str, decoder: bool) -> None:
+    content = publish.mae(S16, decoder=decoder)
+    names = {f"vit.{name}": tensor for name, tensor in refer.transformers_vit_names(content["model"], S16).items()}
+    settings = refer.config(S16, model_type="vit_mae", mask_ratio=0.0)
+    model = refer.transformers_model(tmp_path / "folder", names, settings, "ViTMAEModel")
+    inputs = pixels(*RESOLUTIONS[case])
+    n_patches = inputs.shape[-1] * inputs.shape[-2] // S16.patch**2
+    # The noise decides the order in which it shuffles patches, even where it masks none.
+    order = torch.arange(n_patches, dtype=torch.float64).expand(2, -1)
+    theirs = refer.transformers_tokens(model, inputs, model.layernorm, noise=order, interpolate_pos_encoding=True)
+    compare("mae", f"{'with decoder, ' if decoder else ''}{case}", content, inputs, theirs)
+
+
+@pytest.mark.parametrize("case", RESOLUTIONS)
+@pytest.mark.parametrize(("family", "patch"), [("dino", 16), ("dino", 8), ("ibot", 16)])
+def test_dino_and_ibot_are_transformers_vit_with_dinos_positions(
+    compare: Compare, tmp_path: Path, case: str, patch: int, family: str
+) -> None:
+    size = Size(patch=patch, depth=3 if patch == S16.patch else 1)
+    state = publish.plain(size)
+    names, settings = refer.transformers_vit_names(state, size), refer.config(size, model_type="vit")
+    model = refer.transformers_model(tmp_path / "folder", names, settings, "ViTModel", add_pooling_layer=False)
+    refer.replace_positions(model, refer.dino_positions)
+    inputs = pixels(*RESOLUTIONS[case])
+    theirs = refer.transformers_tokens(model, inputs, model.layernorm, interpolate_pos_encoding=True)
+    content = state if family == "dino" else {"state_dict": state}
+    compare(family, f"/{patch}, {case}", content, inputs, theirs)
+
+
+DINOV2_RESOLUTIONS = {"native": (518, 518), "at 224": (224, 224), "not square": (140, 252)}
+
+
+@pytest.mark.parametrize("case", DINOV2_RESOLUTIONS)
+@pytest.mark.parametrize("registers", [0, 4])
+@pytest.mark.parametrize("gated", [False, True], ids=["mlp", "swiglu"])
+def test_dinov2_is_transformers_dinov2_with_the_original_positions(
+    compare: Compare, tmp_path: Path, case: str, registers: int, gated: bool
+) -> None:
+    # transformers samples DINOv2's positions without the original's offset of 0.1, and in float32.
+    size = Size(patch=14, side=518, depth=2, mlp=344 if gated else 512)
+    content = publish.dinov2(size, registers=registers, gated=gated)
+    settings = refer.config(size, mlp_ratio=4, use_swiglu_ffn=gated)
+    if registers:
+        settings |= {"model_type": "dinov2_with_registers", "num_register_tokens": registers}
+    else:
+        settings |= {"model_type": "dinov2"}
+    name = "Dinov2WithRegistersModel" if registers else "Dinov2Model"
+    model = refer.transformers_model(
+        tmp_path / "folder", refer.transformers_dinov2_names(content, size), settings, name
+    )
+    refer.replace_positions(model, refer.register_positions if registers else refer.dino_positions)
+    inputs = pixels(*DINOV2_RESOLUTIONS[case])
+    theirs = refer.transformers_tokens(model, inputs, model.layernorm)
+    compare(
+        "dinov2" + (" registers" if registers else "") + (" swiglu" if gated else ""),
+        case,
+        content,
+        inputs,
+        theirs,
+        n_prefix=1 + registers,
+        kinds={"patches", "cls", "registers"} if registers else {"patches", "cls"},
+    )
+
+
+@pytest.mark.parametrize("side", [224, 288, 160])
+@pytest.mark.parametrize("legacy", [False, True], ids=["mlp.0", "mlp.linear_1"])
+def test_torchvision_is_its_own_class(compare: Compare, side: int, legacy: bool) -> None:
+    from torchvision.models.vision_transformer import VisionTransformer, interpolate_embeddings
+
+    content = publish.torchvision_vit(S16)
+    model = VisionTransformer(
+        image_size=side,
+        patch_size=S16.patch,
+        num_layers=S16.depth,
+        num_heads=S16.heads,
+        hidden_dim=S16.width,
+        mlp_dim=S16.mlp,
+        num_classes=10,
+    )
+    model.double().eval().load_state_dict(interpolate_embeddings(side, S16.patch, dict(content)))
+    inputs = pixels(side, side)
+    theirs = refer.hooked_tokens(model, model.encoder.layers, inputs, model.encoder.ln)
+    if legacy:
+        content = {
+            name.replace("mlp.0.", "mlp.linear_1.").replace("mlp.3.", "mlp.linear_2."): tensor
+            for name, tensor in content.items()
+        }
+    compare("torchvision", f"{side}{' (first names)' if legacy else ''}", content, inputs, theirs)
+
+
+def test_simmim_is_transformers_beit_with_one_table(compare: Compare, tmp_path: Path) -> None:
+    state = publish.simmim(S16)
+    settings = refer.config(
+        S16, model_type="beit", use_mask_token=True, use_shared_relative_position_bias=True, use_mean_pooling=False
+    )
+    names = refer.transformers_beit_names(state, S16)
+    model = refer.transformers_model(tmp_path / "folder", names, settings, "BeitModel", add_pooling_layer=False)
+    inputs = pixels(224, 224)
+    theirs = refer.transformers_tokens(model, inputs, model.layernorm)
+    compare("simmim", "native", {"model": state, "epoch": 800}, inputs, theirs)

@@ -1,0 +1,103 @@
+"""`vitrine models` and `vitrine models inspect`, as a user runs them, and what a file says of itself to `extract`."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.pipelines.backbones import published_files as publish
+from tests.pipelines.backbones.published_files import Size
+from tests.vitrine.conftest import Run
+
+SIZE = Size(depth=2)
+
+
+def saved(path: Path, content: Any) -> Path:
+    torch.save(content, path)
+    return path
+
+
+def test_models_lists_known_checkpoints(vitrine: Run) -> None:
+    listed = {entry["name"]: entry for entry in vitrine("models", "--json").json["models"]}
+    assert {"mae-b16", "simmim-b16", "dino-s8", "dinov2-g14-reg4", "torchvision-b16"} <= set(listed)
+    assert listed["mae-b16"]["digest"] == "md5:8cad7c"
+    ran = vitrine("models")
+    assert (ran.code, ran.err) == (0, "")
+    assert all(name in ran.out for name in listed)
+
+
+@pytest.mark.parametrize(
+    ("content", "family", "decoder"),
+    [
+        (publish.mae(SIZE), "mae", None),
+        (publish.mae(SIZE, decoder=True), "mae", {"depth": 2, "width": 64}),
+        (publish.plain(SIZE), "dino", None),
+        ({"state_dict": publish.plain(SIZE)}, "ibot", None),
+        (publish.dinov2(SIZE, registers=4), "dinov2", None),
+        (publish.torchvision_vit(SIZE), "torchvision", None),
+        ({"model": publish.simmim(SIZE)}, "simmim", {"depth": 1, "width": 128}),
+    ],
+    ids=["mae", "mae with decoder", "dino", "ibot", "dinov2", "torchvision", "simmim"],
+)
+def test_inspect_says_what_a_file_is(
+    vitrine: Run, tmp_path: Path, content: Any, family: str, decoder: dict[str, int] | None
+) -> None:
+    path = saved(tmp_path / "weights.pth", content)
+    said = vitrine("models", "inspect", path, "--json").json
+    assert (said["family"], said["decoder"], said["loads"]) == (family, decoder, True)
+    assert (said["width"], said["depth"], said["heads"], said["patch"]) == (128, 2, 2, 16)
+    assert (said["image_size"], said["missing"], said["unexpected"]) == ([224, 224], [], [])
+    ran = vitrine("models", "inspect", path)
+    assert (ran.code, ran.err) == (0, "")
+    assert said["title"] in ran.out
+
+
+def test_inspect_names_what_is_missing_and_unexpected(vitrine: Run, tmp_path: Path) -> None:
+    state = publish.plain(SIZE)
+    state["blocks.0.attn.strange"] = state.pop("blocks.1.norm2.bias")
+    path = saved(tmp_path / "weights.pth", state)
+    ran = vitrine("models", "inspect", path, "--json")
+    assert ran.code == 1
+    assert (ran.json["missing"], ran.json["unexpected"]) == (["blocks.1.norm2.bias"], ["blocks.0.attn.strange"])
+    assert ran.json["loads"] is False
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"no checkpoint at all", "are not a checkpoint but a text file"),
+        ({"stem.weight": torch.zeros(2)}, r"of no family known here; the nearest is"),
+    ],
+)
+def test_what_is_no_known_file_is_one_line(vitrine: Run, tmp_path: Path, content: Any, said: str) -> None:
+    path = tmp_path / "weights.pth"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        saved(path, content)
+    ran = vitrine("models", "inspect", path)
+    assert (ran.code, ran.out) == (2, "")
+    assert said in ran.err
+    assert len(ran.err.strip().splitlines()) == 1
+
+
+def test_a_file_alone_is_enough_to_extract(vitrine: Run, tmp_path: Path, tiny_images: Path) -> None:
+    single = {name: tensor.float() for name, tensor in publish.torchvision_vit(SIZE).items()}
+    arguments = ("extract", f"segmentation:{tiny_images}", "--model", "auto", "--image-size", "32x48", "--store")
+    weights = ("--weights", saved(tmp_path / "weights.pth", single))
+    assert vitrine(*arguments, tmp_path / "store", *weights).code == 0
+    assert vitrine(*arguments, tmp_path / "store", *weights, "--position-embedding", "timm").code == 0
+    recorded = {
+        json.loads(path.read_text())["identity"]["preprocessing"]["position_embedding"]
+        for path in (tmp_path / "store").glob("features/*/*/feature_set.json")
+    }
+    assert recorded == {
+        "bicubic without antialias and aligned corners from 14x14 to 2x3 (torchvision)",
+        "bicubic with antialias from 14x14 to 2x3 (timm)",
+    }
+    refused = vitrine(*arguments, tmp_path / "third", *weights, "--position-embedding", "nearest")
+    assert refused.code == 2
+    assert "--position-embedding 'nearest' is not known; give one of timm, mae" in refused.err
+    assert vitrine(*arguments, tmp_path / "fourth").code == 2

@@ -1,0 +1,113 @@
+"""`vitrine models`: which models there are, and what a checkpoint file is."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vitrine.options import Json
+
+if TYPE_CHECKING:
+    from pipelines.backbones.inspection import CheckpointReport
+
+models = typer.Typer(invoke_without_command=True, rich_markup_mode="rich")
+_NAMES_SHOWN = 5
+
+
+@models.callback()
+def list_models(context: typer.Context, json: Json = False) -> None:
+    """List the known checkpoints: family, size, resolution, normalisation, license, and where to get the file.
+
+    Any of their files loads with `--model auto --weights FILE`; other ViTs of timm load by timm's name.
+
+    \b
+    vitrine models
+    vitrine models inspect mae_pretrain_vit_base.pth
+    """
+    if context.invoked_subcommand is not None:
+        return
+    from dataclasses import asdict
+
+    from pipelines.backbones.catalogue import CATALOGUE
+    from vitrine.output import console, counted, print_json, print_table
+
+    if json:
+        print_json({"models": [asdict(entry) for entry in CATALOGUE]})
+        return
+    rows = [
+        (
+            entry.name,
+            entry.family,
+            entry.patch,
+            entry.width,
+            entry.depth,
+            entry.native_size,
+            entry.normalisation,
+            entry.license,
+            entry.digest,
+            entry.source,
+        )
+        for entry in CATALOGUE
+    ]
+    columns = ("name", "family", "patch", "width", "depth", "pixels", "normalised", "license", "digest", "source")
+    print_table(counted(len(rows), "known checkpoint"), columns, rows)
+    console().print("where to get each file: `vitrine models --json`", markup=False)
+
+
+@models.command("inspect")
+def inspect(
+    file: Annotated[Path, typer.Argument(help="A .pth, .pt, .bin or .safetensors file.", show_default=False)],
+    json: Json = False,
+) -> None:
+    """Say which family and size a checkpoint file is, and how it will be loaded. Nothing in it is executed.
+
+    Exit code 0 when it loads, 1 when tensors are missing or unexpected.
+
+    \b
+    vitrine models inspect mae_visualize_vit_base.pth
+    vitrine models inspect simmim_pretrain__vit_base__img224__800ep.pth --json
+    """
+    from pipelines.backbones.inspection import inspect_checkpoint
+    from vitrine import exits
+    from vitrine.output import print_json, print_pairs
+
+    report = inspect_checkpoint(file)
+    if json:
+        print_json(report.to_json())
+    else:
+        print_pairs(f"{file}: {report.form.title}", _pairs(report))
+    raise typer.Exit(exits.DONE if report.loads else exits.FAILED)
+
+
+def _pairs(report: "CheckpointReport") -> dict[str, object]:
+    form = report.form
+    decoder = form.decoder
+    pairs: dict[str, Any] = {
+        "family": form.family,
+        "name": form.name,
+        "size": f"{form.width} features, {form.depth} blocks, {form.heads} heads, patches of {form.patch} pixels",
+        "native input": f"{form.image_size[0]} x {form.image_size[1]} pixels, grid {form.grid[0]} x {form.grid[1]}",
+        "class token": "yes" if form.class_token else "no",
+        "registers": form.registers,
+        "decoder": f"{decoder['depth']} blocks of {decoder['width']} features, not run" if decoder else "none",
+        "normalisation": f"mean {', '.join(map(str, form.mean))}; std {', '.join(map(str, form.std))}",
+        "positions": form.positions,
+        "runs as": f"timm's {form.network}",
+        "wrapped in": " / ".join(report.wrapper) or "nothing",
+        "left out": _told(report.left_out),
+        "left unread": _told(report.left_unread),
+        "missing": _told(report.missing),
+        "unexpected": _told(report.unexpected),
+        "other shapes": _told(report.other_shapes),
+        "loads": "yes, with --model auto --weights" if report.loads else "no",
+    }
+    if form.assumed:
+        pairs["assumed"] = "; ".join(form.assumed)
+    return pairs
+
+
+def _told(names: tuple[str, ...]) -> str:
+    if not names:
+        return "none"
+    more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
+    return ", ".join(names[:_NAMES_SHOWN]) + more
