@@ -1,5 +1,6 @@
 """The network of timm that runs a published file, built from the file's form alone."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -8,14 +9,27 @@ from timm.layers.mlp import SwiGLUPacked
 from timm.layers.norm import LayerNorm
 from timm.layers.pos_embed_rel import resize_rel_pos_bias_table
 from timm.models.beit import Beit
+from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 
 from pipelines.backbones.checkpoint import BackboneError
 from pipelines.backbones.formats import State, VitForm
+from pipelines.backbones.ground_distance import DEFAULT_DISTANCE_M, ScaleMaeNetwork
 from pipelines.backbones.positions import RULES, resample
 
-_NETWORKS = {"VisionTransformer": VisionTransformer, "Beit": Beit}
+_NETWORKS = {"VisionTransformer": VisionTransformer, "Beit": Beit, "Eva": Eva, "ScaleMae": ScaleMaeNetwork}
+_TABLE = "relative_position_bias_table"
+# Of rotary positions, which timm computes and keeps out of its state.
+_PERIODS = "rope.periods"
 _LAYERS = {"SwiGLUPacked": SwiGLUPacked}
+
+# How each class is told of its tokens beside the patches.
+_TOKENS: dict[str, Callable[[VitForm], dict[str, Any]]] = {
+    "VisionTransformer": lambda form: {"class_token": form.class_token, "reg_tokens": form.registers},
+    "Eva": lambda form: {"class_token": form.class_token, "num_reg_tokens": form.registers},
+    "Beit": lambda _form: {},
+    "ScaleMae": lambda _form: {"default_ground_sample_distance_m": DEFAULT_DISTANCE_M},
+}
 
 
 def network_arguments(form: VitForm, image_size: tuple[int, int]) -> dict[str, Any]:
@@ -28,8 +42,7 @@ def network_arguments(form: VitForm, image_size: tuple[int, int]) -> dict[str, A
         "num_heads": form.heads,
         "mlp_width": form.mlp_width,
         "norm_eps": form.norm_eps,
-        **({"class_token": form.class_token} if form.network == "VisionTransformer" else {}),
-        **({"reg_tokens": form.registers} if form.network == "VisionTransformer" else {}),
+        **_TOKENS[form.network](form),
         **form.options,
     }
 
@@ -55,6 +68,7 @@ def build_network(form: VitForm, image_size: tuple[int, int]) -> Any:
     # The classes multiply and cut: half a feature more keeps the whole number.
     arguments["mlp_ratio"] = (arguments.pop("mlp_width") + 0.5) / form.width
     arguments["norm_layer"] = partial(LayerNorm, eps=arguments.pop("norm_eps"))
+    arguments.pop("default_ground_sample_distance_m", None)
     if "mlp_layer" in arguments:
         arguments["mlp_layer"] = _LAYERS[arguments["mlp_layer"]]
     module = _NETWORKS[form.network](num_classes=0, global_pool="", **arguments)
@@ -70,15 +84,19 @@ def fill_network(module: Any, state: State, form: VitForm, *, rule: str | None =
         form: of the file.
         rule: how positions are resampled, a name in `positions.RULES`; None for the family's own way.
     """
-    wanted = grid_of(module)
+    state, wanted = dict(state), grid_of(module)
     if "pos_embed" in state:
-        resampled = resample(state["pos_embed"], stored=form.grid, wanted=wanted, rule=RULES[own_rule(form, rule)])
-        state = {**state, "pos_embed": resampled}
-    own = module.state_dict()
-    for name in [name for name in state if name.endswith("relative_position_bias_table")]:
-        if form.grid != wanted:
-            state[name] = resize_rel_pos_bias_table(state[name], wanted, tuple(own[name].shape), form.grid)
+        own = RULES[own_rule(form, rule)]
+        state["pos_embed"] = resample(state["pos_embed"], stored=form.grid, wanted=wanted, rule=own)
+    shapes = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    for name in state:
+        if name.endswith(_TABLE) and form.grid != wanted:
+            state[name] = resize_rel_pos_bias_table(state[name], wanted, shapes[name], form.grid)
+    periods = state.pop(_PERIODS, None)
     module.load_state_dict(state, strict=True)
+    if periods is not None:
+        module.rope.periods.copy_(periods)
+        module.rope._cache_embed(list(wanted))
 
 
 def own_rule(form: VitForm, rule: str | None) -> str:
@@ -109,11 +127,10 @@ def misfits(module: Any, state: State) -> tuple[tuple[str, ...], tuple[str, ...]
     """What keeps tensors from a network, positions apart: names missing, unexpected, and of other shapes."""
     wanted: dict[str, torch.Tensor] = module.state_dict()
     missing = tuple(name for name in wanted if name not in state)
-    unexpected = tuple(name for name in state if name not in wanted)
-    resampled = ("pos_embed", "relative_position_bias_table")
+    unexpected = tuple(name for name in state if name not in wanted and name != _PERIODS)
     other = tuple(
         name
         for name, tensor in state.items()
-        if name in wanted and wanted[name].shape != tensor.shape and not name.endswith(resampled)
+        if name in wanted and wanted[name].shape != tensor.shape and not name.endswith(("pos_embed", _TABLE))
     )
     return missing, unexpected, other

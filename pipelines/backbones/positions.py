@@ -66,7 +66,7 @@ def position_text(rule: str, stored: tuple[int, int], wanted: tuple[int, int]) -
         return "as stored" if stored == wanted else RULES[rule].described(stored, wanted)
     if rule == RELATIVE_BIAS:
         return "as stored" if stored == wanted else f"relative bias resampled to {wanted[0]}x{wanted[1]} (timm)"
-    return rule
+    return f"computed ({rule})"
 
 
 def resample(

@@ -1,21 +1,40 @@
 """Published files as backbones: what a file is decides the network; no name of timm's is needed."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
+from jaxtyping import Float32
 
 from pipelines.backbones.architecture import has_class_token, norm_name, register_count
+from pipelines.backbones.backbone import Tokens
 from pipelines.backbones.checkpoint import file_sha256, read_checkpoint
 from pipelines.backbones.formats import FAMILIES, VitForm
 from pipelines.backbones.inspection import inspect_checkpoint, require_fit
 from pipelines.backbones.networks import build_network, fill_network, grid_of, network_arguments, own_rule
 from pipelines.backbones.positions import position_text
 from pipelines.backbones.preprocessing import Fit, ImageSize, Preprocessing
-from pipelines.backbones.request import BackboneRequest
+from pipelines.backbones.request import BackboneRequest, RequestOptions
 from pipelines.backbones.timm_vit import TimmBackbone, attention
 
 AUTO = "auto"
+
+
+class ScaleMaeBackbone(TimmBackbone):
+    """Scale-MAE: the positions of each view's patches are metres on the ground."""
+
+    def tokens_of(
+        self,
+        inputs: Float32[torch.Tensor, "views 3 h w"],
+        layers: Sequence[int],
+        *,
+        class_attention: bool = False,
+        ground_sample_distance_m: Float32[torch.Tensor, " views"] | None = None,
+    ) -> Tokens:
+        """See `Backbone.tokens_of`; a distance that is not known is taken for 1 m."""
+        self.module.ground_sample_distance_m = ground_sample_distance_m
+        return super().tokens_of(inputs, layers, class_attention=class_attention)
 
 
 def resolve_published(
@@ -23,17 +42,14 @@ def resolve_published(
     *,
     weights: Path,
     image_size: ImageSize | None = None,
-    fit: Fit | None = None,
-    compute_dtype: str = "float32",
-    device: str = "cpu",
-    position_embedding: str | None = None,
+    **options: Unpack[RequestOptions],
 ) -> BackboneRequest:
     """Find out what a file is, and that it can be loaded.
 
     Args:
         model: `auto`, or the name of a family.
         weights: the file.
-        image_size, fit, compute_dtype, device, position_embedding: see `BackboneRequest`.
+        image_size, options: see `BackboneRequest`.
 
     Raises:
         BackboneError: no checkpoint, of no known family, or an input size that it does not take.
@@ -43,8 +59,7 @@ def resolve_published(
     report = inspect_checkpoint(path, family=None if model == AUTO else model)
     require_fit(report)
     form = report.form
-    if position_embedding is not None:
-        own_rule(form, position_embedding)
+    own_rule(form, options.get("position_embedding"))
     with torch.device("meta"):
         build_network(form, image_size or form.image_size)
     return BackboneRequest(
@@ -54,10 +69,7 @@ def resolve_published(
         weights=str(path),
         weights_sha256=sha256,
         image_size=image_size,
-        fit=fit,
-        compute_dtype=compute_dtype,
-        device=device,
-        position_embedding=position_embedding,
+        **options,
     )
 
 
@@ -100,7 +112,8 @@ def load_published(request: BackboneRequest, *, attention_kernel: str | None = N
 def _backbone(request: BackboneRequest, form: VitForm, module: Any) -> TimmBackbone:
     image_size = request.image_size or form.image_size
     fit: Fit = request.fit or ("squash" if form.squash else "crop")
-    return TimmBackbone(
+    backbone = ScaleMaeBackbone if form.network == "ScaleMae" else TimmBackbone
+    return backbone(
         request=request,
         module=module,
         preprocessing=Preprocessing(
@@ -124,4 +137,5 @@ def _backbone(request: BackboneRequest, form: VitForm, module: Any) -> TimmBackb
         n_features=form.width,
         n_registers=register_count(module),
         has_cls=has_class_token(module),
+        n_heads=form.heads,
     )

@@ -3,15 +3,30 @@
 from collections.abc import Sequence
 
 from pipelines.backbones.checkpoint import BackboneError
+from pipelines.backbones.formats.beit import BEIT
 from pipelines.backbones.formats.dino import DINO, IBOT
 from pipelines.backbones.formats.dinov2 import DINOV2
+from pipelines.backbones.formats.dinov3 import DINOV3
 from pipelines.backbones.formats.form import KeyFormat, Published, VitForm
+from pipelines.backbones.formats.ijepa import IJEPA
 from pipelines.backbones.formats.mae import MAE
+from pipelines.backbones.formats.scale_mae import SCALE_MAE
 from pipelines.backbones.formats.simmim import SIMMIM
 from pipelines.backbones.formats.torchvision_vit import TORCHVISION
 
 # In the order of asking: what shares its names with others comes behind what has names of its own.
-FORMATS: Sequence[KeyFormat] = (SIMMIM, TORCHVISION, DINOV2, MAE, IBOT, DINO)
+FORMATS: Sequence[KeyFormat] = (
+    SIMMIM,
+    BEIT,
+    TORCHVISION,
+    DINOV3,
+    DINOV2,
+    SCALE_MAE,
+    MAE,
+    IJEPA,
+    IBOT,
+    DINO,
+)
 FAMILIES = {key_format.family: key_format for key_format in FORMATS}
 _NAMES_TOLD = 3
 

@@ -12,11 +12,9 @@ def read(published: Published) -> VitForm | None:
     """An encoder with one table of relative positions for all blocks, and with separate query and value biases."""
     shapes = published.shapes
     width, patch = shapes["encoder.patch_embed.proj.weight"][0], shapes["encoder.patch_embed.proj.weight"][2]
-    distances, heads = shapes[_TABLE]
-    window = square_grid(distances - _CLASS_DISTANCES)
-    if window is None:
+    heads, grid = shapes[_TABLE][1], table_grid(shapes[_TABLE])
+    if grid is None:
         return None
-    side = (window[0] + 1) // 2
     return VitForm(
         family="simmim",
         title=f"SimMIM {size_name(width, patch)}",
@@ -26,7 +24,7 @@ def read(published: Published) -> VitForm | None:
         heads=heads,
         mlp_width=shapes["encoder.blocks.0.mlp.fc1.weight"][0],
         patch=patch,
-        grid=(side, side),
+        grid=grid,
         options={
             "use_abs_pos_emb": "encoder.pos_embed" in shapes,
             "use_shared_rel_pos_bias": True,
@@ -35,6 +33,15 @@ def read(published: Published) -> VitForm | None:
         positions="relative-bias",
         decoder={"depth": 1, "width": width} if published.has_any("decoder.") else None,
     )
+
+
+def table_grid(table: tuple[int, ...]) -> tuple[int, int] | None:
+    """(height, width) of the patch lattice whose distances a table holds: there are (2 n - 1)^2 between patches."""
+    window = square_grid(table[0] - _CLASS_DISTANCES)
+    if window is None or window[0] % 2 == 0:
+        return None
+    side = (window[0] + 1) // 2
+    return side, side
 
 
 SIMMIM = KeyFormat(

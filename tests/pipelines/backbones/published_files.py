@@ -197,3 +197,66 @@ def simmim(size: Size, *, seed: int = 4) -> State:
         "decoder.0.bias": draw.bias(3 * size.patch**2),
     }
     return {**{f"encoder.{name}": tensor for name, tensor in state.items()}, **decoder}
+
+
+def scale_mae(size: Size, *, seed: int = 5) -> dict[str, Any]:
+    """`scalemae-vitlarge-800.pth`, its decoder in parts (protocol 3.3)."""
+    content, draw = mae(size, decoder=True, seed=seed), Draw(seed)
+    content["model"]["mask_token_decoder"] = draw.normal(1, 1, 64)
+    content["model"] |= dict(draw.linear("fpn.do_conv.0", 64, 64))
+    content["model"] |= dict(draw.linear("fcn_high.0", 64, 64))
+    return content
+
+
+def ijepa(size: Size, *, seed: int = 6) -> dict[str, Any]:
+    """I-JEPA's checkpoint: two encoders under `module.`, without a class token (protocol 3.7)."""
+
+    def encoder(seed: int) -> State:
+        draw = Draw(seed)
+        state = {
+            **dict(embeddings(draw, size, n_prefix=0, token=False)),
+            **dict(plain_blocks(draw, size)),
+            **dict(draw.norm("norm", size.width)),
+        }
+        return {f"module.{name}": tensor for name, tensor in state.items()}
+
+    return {"encoder": encoder(seed), "target_encoder": encoder(seed + 1), "predictor": {}, "epoch": 300}
+
+
+def beit(size: Size, *, shared: bool, seed: int = 7) -> dict[str, Any]:
+    """BEiT pre-trained (one table, `lm_head`) or fine-tuned (a table a block, `fc_norm` for `norm`)."""
+    draw = Draw(seed)
+    state = {name.removeprefix("encoder."): tensor for name, tensor in simmim(size, seed=seed).items()}
+    state = {name: tensor for name, tensor in state.items() if not name.startswith("decoder.")}
+    if shared:
+        return {"model": {**state, **dict(draw.linear("lm_head", 32, size.width))}}
+    table, index = (state.pop(f"rel_pos_bias.relative_position_{part}") for part in ("bias_table", "index"))
+    del state["mask_token"]
+    for block in range(size.depth):
+        state[f"blocks.{block}.attn.relative_position_bias_table"] = draw.normal(*table.shape)
+        state[f"blocks.{block}.attn.relative_position_index"] = index
+    state = {name.replace("norm.", "fc_norm.") if name.startswith("norm.") else name: t for name, t in state.items()}
+    return {"model": {**state, **dict(draw.linear("head", 10, size.width))}}
+
+
+def dinov3(size: Size, *, registers: int = 4, gated: bool = False, seed: int = 8) -> State:
+    """`dinov3_vit*16_pretrain_*.pth`: no position embedding, storage tokens, biases of keys masked."""
+    draw = Draw(seed)
+    state = dinov2(size, gated=False, seed=seed)
+    del state["pos_embed"]
+    state["storage_tokens"] = 0.5 * draw.normal(1, registers, size.width)
+    head = size.width // size.heads
+    periods = 100.0 ** (2 * torch.arange(head // 4, dtype=torch.float64) / (head // 2))
+    state["rope_embed.periods"] = periods.bfloat16().double()
+    for index in range(size.depth):
+        block = f"blocks.{index}"
+        mask = torch.ones(3 * size.width, dtype=torch.float64)
+        mask[size.width : 2 * size.width] = 0
+        state[f"{block}.attn.qkv.bias_mask"] = mask
+        if gated:
+            for part in ("fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias"):
+                del state[f"{block}.mlp.{part}"]
+            state |= dict(draw.linear(f"{block}.mlp.w1", size.mlp, size.width))
+            state |= dict(draw.linear(f"{block}.mlp.w2", size.mlp, size.width))
+            state |= dict(draw.linear(f"{block}.mlp.w3", size.width, size.mlp))
+    return state

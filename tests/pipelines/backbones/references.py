@@ -85,21 +85,26 @@ def transformers_dinov2_names(state: State, size: Size) -> State:
     return found
 
 
-def transformers_beit_names(state: State, size: Size) -> State:
-    """SimMIM's encoder under the names of BEiT's folders on the hub."""
-    own = {name.removeprefix("encoder."): tensor for name, tensor in state.items() if name.startswith("encoder.")}
+def transformers_beit_names(own: State, size: Size) -> State:
+    """BEiT, and SimMIM's encoder without its prefix, under the names of BEiT's folders on the hub."""
+    norm = "norm" if "norm.weight" in own else "fc_norm"
     found = {
         "embeddings.cls_token": own["cls_token"],
-        "embeddings.mask_token": own["mask_token"],
         "embeddings.patch_embeddings.projection.weight": own["patch_embed.proj.weight"],
         "embeddings.patch_embeddings.projection.bias": own["patch_embed.proj.bias"],
-        "layernorm.weight": own["norm.weight"],
-        "layernorm.bias": own["norm.bias"],
-        "encoder.relative_position_bias.relative_position_bias_table": own["rel_pos_bias.relative_position_bias_table"],
+        ("layernorm" if norm == "norm" else "pooler.layernorm") + ".weight": own[f"{norm}.weight"],
+        ("layernorm" if norm == "norm" else "pooler.layernorm") + ".bias": own[f"{norm}.bias"],
     }
+    if "mask_token" in own:
+        found["embeddings.mask_token"] = own["mask_token"]
+    table = "relative_position_bias_table"
+    if f"rel_pos_bias.{table}" in own:
+        found[f"encoder.relative_position_bias.{table}"] = own[f"rel_pos_bias.{table}"]
     for index in range(size.depth):
         ours, theirs = f"blocks.{index}", f"encoder.layer.{index}"
         found |= split_qkv(own, f"{ours}.attn.qkv", f"{theirs}.attention.attention", ("query", "key", "value"))
+        if f"{ours}.attn.{table}" in own:
+            found[f"{theirs}.attention.attention.relative_position_bias.{table}"] = own[f"{ours}.attn.{table}"]
         found[f"{theirs}.attention.attention.query.bias"] = own[f"{ours}.attn.q_bias"]
         found[f"{theirs}.attention.attention.value.bias"] = own[f"{ours}.attn.v_bias"]
         found[f"{theirs}.lambda_1"], found[f"{theirs}.lambda_2"] = own[f"{ours}.gamma_1"], own[f"{ours}.gamma_2"]
@@ -112,6 +117,40 @@ def transformers_beit_names(state: State, size: Size) -> State:
         ):
             for kind in ("weight", "bias"):
                 found[f"{theirs}.{other}.{kind}"] = own[f"{ours}.{mine}.{kind}"]
+    return found
+
+
+def transformers_dinov3_names(state: State, size: Size) -> State:
+    """DINOv3 under the names of the folders on the hub; keys have no bias there."""
+    found = {
+        "embeddings.cls_token": state["cls_token"],
+        "embeddings.mask_token": state["mask_token"][None],
+        "embeddings.register_tokens": state["storage_tokens"],
+        "embeddings.patch_embeddings.weight": state["patch_embed.proj.weight"],
+        "embeddings.patch_embeddings.bias": state["patch_embed.proj.bias"],
+        "norm.weight": state["norm.weight"],
+        "norm.bias": state["norm.bias"],
+    }
+    renames = {
+        "attn.proj": "attention.o_proj",
+        "norm1": "norm1",
+        "norm2": "norm2",
+        "mlp.fc1": "mlp.up_proj",
+        "mlp.fc2": "mlp.down_proj",
+        "mlp.w1": "mlp.gate_proj",
+        "mlp.w2": "mlp.up_proj",
+        "mlp.w3": "mlp.down_proj",
+    }
+    for index in range(size.depth):
+        ours, theirs = f"blocks.{index}", f"layer.{index}"
+        found |= split_qkv(state, f"{ours}.attn.qkv", f"{theirs}.attention", ("q_proj", "k_proj", "v_proj"))
+        del found[f"{theirs}.attention.k_proj.bias"]
+        found[f"{theirs}.layer_scale1.lambda1"] = state[f"{ours}.ls1.gamma"]
+        found[f"{theirs}.layer_scale2.lambda1"] = state[f"{ours}.ls2.gamma"]
+        for mine, other in renames.items():
+            for kind in ("weight", "bias"):
+                if f"{ours}.{mine}.{kind}" in state:
+                    found[f"{theirs}.{other}.{kind}"] = state[f"{ours}.{mine}.{kind}"]
     return found
 
 
@@ -186,6 +225,25 @@ def replace_positions(model: Any, resample: Callable[[torch.Tensor, int, int], t
     embeddings.interpolate_pos_encoding = interpolate
 
 
+class FileRotation(torch.nn.Module):
+    """DINOv3's rotary angles (facebookresearch/dinov3, RopePositionEmbedding, coordinates by axis), transcribed.
+
+    With the file's periods, which transformers computes anew; coordinates in float32 as there, the rest in float64.
+    """
+
+    def __init__(self, patch: int, periods: torch.Tensor) -> None:
+        super().__init__()
+        self._patch, self._periods = patch, periods
+
+    def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        places = [torch.arange(0.5, side // self._patch) / (side // self._patch) for side in pixels.shape[-2:]]
+        coordinates = 2.0 * torch.stack(torch.meshgrid(*places, indexing="ij"), dim=-1).flatten(0, 1) - 1.0
+        coordinates = coordinates.double()
+        angles = 2 * math.pi * coordinates[:, :, None] / self._periods[None, None]
+        angles = angles.flatten(1, 2).tile(2)
+        return angles.cos(), angles.sin()
+
+
 def dino_positions(pos_embed: torch.Tensor, h0: float, w0: float) -> torch.Tensor:
     """facebookresearch/dino @7c446df and dinov2 @b8931f7 without registers: interpolate_pos_encoding, transcribed."""
     n = pos_embed.shape[1] - 1
@@ -215,3 +273,17 @@ def register_positions(pos_embed: torch.Tensor, height: int, width: int) -> torc
         antialias=True,
     )
     return torch.cat((pos_embed[:, :1], patches.permute(0, 2, 3, 1).reshape(1, -1, dim)), dim=1)
+
+
+def ground_positions(distances_m: torch.Tensor, grid: int, width: int) -> torch.Tensor:
+    """Scale-MAE @89280d8 and torchgeo: get_2d_sincos_pos_embed_with_resolution, transcribed."""
+    places = torch.arange(grid, dtype=torch.float64)
+    lattice = torch.stack(torch.meshgrid(places, places, indexing="xy"), dim=0)
+    lattice = torch.einsum("chw,n->cnhw", lattice, distances_m)
+    halves = []
+    for axis in lattice:
+        omega = 1.0 / 10000 ** (torch.arange(width // 4, dtype=torch.float64) / (width / 4.0))
+        out = torch.einsum("m,d->md", axis.reshape(-1), omega)
+        halves.append(torch.cat([torch.sin(out), torch.cos(out)], dim=1))
+    embedding = torch.cat(halves, dim=1).reshape(len(distances_m), grid * grid, width)
+    return torch.cat([torch.zeros(len(distances_m), 1, width, dtype=torch.float64), embedding], dim=1)

@@ -47,14 +47,20 @@ def halved(content: Any) -> Any:
     return content.float() if isinstance(content, torch.Tensor) and content.is_floating_point() else content
 
 
-def double_tokens(path: Path, inputs: torch.Tensor, layers: range, model: str) -> dict[Any, torch.Tensor]:
+def double_tokens(
+    path: Path, inputs: torch.Tensor, layers: range, model: str, distances_m: torch.Tensor | None
+) -> dict[Any, torch.Tensor]:
     """Our tokens in float64, from a file of float64."""
     size = (inputs.shape[-2], inputs.shape[-1])
     backbone = load_backbone(resolve_backbone(model, weights=path, image_size=size))
     form = inspect_checkpoint(path, family=None if model == "auto" else model).form
-    module = build_network(form, size).double()
+    torch.set_default_dtype(torch.float64)  # for what a network computes when it is built, such as rotary angles
+    try:
+        module = build_network(form, size).double()
+    finally:
+        torch.set_default_dtype(torch.float32)
     fill_network(module, FAMILIES[form.family].convert(read_checkpoint(path).tensors, form), form)
-    return replace(backbone, module=module).tokens_of(inputs, layers)
+    return replace(backbone, module=module).tokens_of(inputs, layers, ground_sample_distance_m=distances_m)
 
 
 def largest_difference(ours: dict[Any, torch.Tensor], theirs: refer.Reference, n_prefix: int) -> float:
@@ -86,17 +92,20 @@ def compare(tmp_path: Path) -> Compare:
         n_prefix: int = 1,
         kinds: set[str] = frozenset({"patches", "cls"}),  # type: ignore[assignment]
         model: str = "auto",
+        distances_m: torch.Tensor | None = None,
     ) -> None:
         torch.save(content, tmp_path / "double.pth")
         torch.save(halved(content), tmp_path / "single.pth")
         layers = range(1, len(theirs) + 1)
-        double = double_tokens(tmp_path / "double.pth", inputs, layers, model)
+        double = double_tokens(tmp_path / "double.pth", inputs, layers, model, distances_m)
         request = resolve_backbone(
             model, weights=tmp_path / "single.pth", image_size=(inputs.shape[-2], inputs.shape[-1])
         )
         backbone = load_backbone(request)
         assert backbone.request.architecture == family.partition(" ")[0]
-        single = backbone.tokens_of(inputs.float(), layers)
+        single = backbone.tokens_of(
+            inputs.float(), layers, ground_sample_distance_m=None if distances_m is None else distances_m.float()
+        )
         for ours in (double, single):
             assert set(ours) == {(layer, kind) for layer in layers for kind in kinds}
         differences = largest_difference(double, theirs, n_prefix), largest_difference(single, theirs, n_prefix)
@@ -207,8 +216,83 @@ def test_simmim_is_transformers_beit_with_one_table(compare: Compare, tmp_path: 
     settings = refer.config(
         S16, model_type="beit", use_mask_token=True, use_shared_relative_position_bias=True, use_mean_pooling=False
     )
-    names = refer.transformers_beit_names(state, S16)
+    encoder = {name.removeprefix("encoder."): tensor for name, tensor in state.items() if name.startswith("encoder.")}
+    names = refer.transformers_beit_names(encoder, S16)
     model = refer.transformers_model(tmp_path / "folder", names, settings, "BeitModel", add_pooling_layer=False)
     inputs = pixels(224, 224)
     theirs = refer.transformers_tokens(model, inputs, model.layernorm)
     compare("simmim", "native", {"model": state, "epoch": 800}, inputs, theirs)
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["pre-trained", "fine-tuned"])
+def test_beit_is_transformers_beit(compare: Compare, tmp_path: Path, shared: bool) -> None:
+    content = publish.beit(S16, shared=shared)
+    settings = refer.config(
+        S16,
+        model_type="beit",
+        use_mask_token=shared,
+        use_shared_relative_position_bias=shared,
+        use_relative_position_bias=not shared,
+        use_mean_pooling=not shared,
+    )
+    names = refer.transformers_beit_names(content["model"], S16)
+    model = refer.transformers_model(tmp_path / "folder", names, settings, "BeitModel", add_pooling_layer=not shared)
+    inputs = pixels(224, 224)
+    theirs = refer.transformers_tokens(model, inputs, model.layernorm if shared else model.pooler.layernorm)
+    compare("beit", "pre-trained" if shared else "fine-tuned", content, inputs, theirs)
+
+
+@pytest.mark.parametrize("case", RESOLUTIONS)
+@pytest.mark.parametrize("gated", [False, True], ids=["mlp", "swiglu"])
+def test_dinov3_is_transformers_dinov3(compare: Compare, tmp_path: Path, case: str, gated: bool) -> None:
+    size = Size(depth=2)
+    content = publish.dinov3(size, gated=gated)
+    settings = refer.config(
+        size, model_type="dinov3_vit", num_register_tokens=4, layer_norm_eps=1e-5, use_gated_mlp=gated,
+        hidden_act="silu" if gated else "gelu",
+    )  # fmt: skip
+    names = refer.transformers_dinov3_names(content, size)
+    model = refer.transformers_model(tmp_path / "folder", names, settings, "DINOv3ViTModel")
+    model.rope_embeddings = refer.FileRotation(size.patch, content["rope_embed.periods"])
+    inputs = pixels(*RESOLUTIONS[case])
+    theirs = refer.transformers_tokens(model, inputs, model.norm)
+    family = "dinov3" + (" swiglu" if gated else "")
+    compare(family, case, content, inputs, theirs, n_prefix=5, kinds={"patches", "cls", "registers"})
+
+
+@pytest.mark.parametrize("case", RESOLUTIONS)
+def test_ijepa_is_transformers_ijepa(compare: Compare, tmp_path: Path, case: str) -> None:
+    content = publish.ijepa(S16)
+    state = {name.removeprefix("module."): tensor for name, tensor in content["encoder"].items()}
+    names = refer.transformers_vit_names({**state, "cls_token": torch.zeros(1)}, S16)
+    del names["embeddings.cls_token"]
+    settings = refer.config(S16, model_type="ijepa")
+    model = refer.transformers_model(tmp_path / "folder", names, settings, "IJepaModel", add_pooling_layer=False)
+    inputs = pixels(*RESOLUTIONS[case])
+    theirs = refer.transformers_tokens(model, inputs, model.layernorm, interpolate_pos_encoding=True)
+    compare("ijepa", case, content, inputs, theirs, n_prefix=0, kinds={"patches"})
+
+
+@pytest.mark.parametrize("side", [224, 128])
+@pytest.mark.parametrize("distances_m", [(0.3, 10.0), (float("nan"), 2.5), None], ids=["known", "one known", "none"])
+def test_scale_mae_is_a_vit_with_the_published_positions(
+    compare: Compare, tmp_path: Path, side: int, distances_m: tuple[float, float] | None
+) -> None:
+    content = publish.scale_mae(S16)
+    state = dict(content["model"])
+    metres = torch.tensor(distances_m or (float("nan"),) * 2, dtype=torch.float64)
+    names, settings = refer.transformers_vit_names(state, S16), refer.config(S16, model_type="vit")
+    model = refer.transformers_model(tmp_path / "folder", names, settings, "ViTModel", add_pooling_layer=False)
+    known = metres.nan_to_num(nan=1.0)
+    refer.replace_positions(model, lambda _stored, height, _width: refer.ground_positions(known, height, S16.width))
+    inputs = pixels(side, side)
+    theirs = refer.transformers_tokens(model, inputs, model.layernorm, interpolate_pos_encoding=True)
+    given = None if distances_m is None else metres
+    compare("scale-mae", f"{side}, {distances_m or 'default'}", content, inputs, theirs, distances_m=given)
+
+
+def test_the_mirror_of_scale_maes_encoder_needs_its_name(compare: Compare, tmp_path: Path) -> None:
+    content = publish.mae(S16)["model"]
+    torch.save(halved(content), tmp_path / "mirror.pth")
+    assert resolve_backbone("auto", weights=tmp_path / "mirror.pth").architecture == "mae"
+    assert resolve_backbone("scale-mae", weights=tmp_path / "mirror.pth").architecture == "scale-mae"

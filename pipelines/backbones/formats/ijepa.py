@@ -1,0 +1,19 @@
+"""I-JEPA (facebookresearch/ijepa): `encoder` of a checkpoint that also holds the target encoder and the predictor."""
+
+from pipelines.backbones.formats.form import KeyFormat, Published, VitForm
+from pipelines.backbones.formats.plain import NEEDS, has_head, plain_form
+
+
+def _claims(published: Published) -> bool:
+    return not published.has("cls_token") and not has_head(published)
+
+
+def _read(published: Published) -> VitForm | None:
+    # The repository's own interpolation takes the first patch for a class token, which there is none of; transformers'
+    # is used instead.
+    return plain_form(
+        published, family="ijepa", name="I-JEPA", positions="transformers", class_token=False, crop_fraction=1.0
+    )
+
+
+IJEPA = KeyFormat(family="ijepa", prefixes=("module.",), needs=NEEDS, claims=_claims, read=_read)
