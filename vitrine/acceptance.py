@@ -38,12 +38,14 @@ class Agreement:
     Attributes:
         agree: how many of the published features are among as many of ours.
         published: how many are published.
+        by_chance: how many would agree on average if ours were drawn at random.
         tops: by their number: how many of the highest of both lists agree.
         only_published, only_here: the features that differ.
     """
 
     agree: int
     published: int
+    by_chance: float
     tops: Mapping[int, int]
     only_published: tuple[int, ...]
     only_here: tuple[int, ...]
@@ -145,6 +147,7 @@ def compare_top_variance(ours: list[int], theirs: tuple[int, ...]) -> Agreement:
     return Agreement(
         agree=len(mine & published),
         published=len(theirs),
+        by_chance=len(theirs) ** 2 / len(ours),
         tops={top: len(set(ours[:top]) & set(theirs[:top])) for top in _TOPS if top <= len(theirs)},
         only_published=tuple(sorted(published - mine)),
         only_here=tuple(sorted(mine - published)),
@@ -222,7 +225,8 @@ def _report(
     out = console()
     tops = ", ".join(f"{count} of the top {top}" for top, count in agreement.tops.items())
     out.print(
-        f"features of highest variance: {agreement.agree} of the paper's {agreement.published} are among ours ({tops})",
+        f"features of highest variance: {agreement.agree} of the paper's {agreement.published} are among ours ({tops}),"
+        f" {agreement.by_chance:.0f} would be by chance",
         markup=False,
     )
     for caveat in caveats:

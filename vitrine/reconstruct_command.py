@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from vitrine.options import Features, Fresh, Json, Partial, SelectionName, Store
+from vitrine.options import Features, Fresh, Json, Partial, Store
 
 
 def reconstruct(
@@ -27,7 +27,10 @@ def reconstruct(
             show_default=False,
         ),
     ] = None,
-    selection: SelectionName = None,
+    selection: Annotated[
+        str | None,
+        typer.Option(help="Take the features away that this selection leaves out.", show_default=False),
+    ] = None,
     images: Annotated[
         int | None, typer.Option(min=1, help="Decode only so many views, spread evenly.", show_default="all")
     ] = None,
@@ -51,8 +54,7 @@ def reconstruct(
 ) -> None:
     """Decode stored MAE tokens to images, with the features of highest variance and without them.
 
-    They are set to zero, to their mean, and as many random ones to zero instead. The error of each says what the
-    features hold.
+    They are set to zero, to their mean, and as many random ones to zero instead; the errors say what they hold.
 
     \b
     vitrine extract images:photos --model vit_base_patch16_224.mae --weights mae_visualize_vit_base.pth --store features

@@ -90,6 +90,7 @@ class Reconstruction:
         self._decoder: MaeDecoder = read_decoder(state)
         if not asked.any_weights:
             _require_same_weights(features, asked.weights, sha256)
+        _refuse_windows(features)
         layer = features.layer_number(encoder_depth(state) or "last")
         require_decodable(features, self._decoder, layer)
         self._parameters = ReconstructionParameters(
@@ -165,6 +166,14 @@ def _require_same_weights(features: FeatureSet, weights: Path, sha256: str) -> N
         raise UsageError(
             f"{features.name} was extracted with weights {theirs}, and {weights} is {sha256}: a decoder understands "
             f"its own encoder alone. Extract with --weights {weights}, or pass --any-weights to decode all the same."
+        )
+
+
+def _refuse_windows(features: FeatureSet) -> None:
+    if features.spec.identity.preprocessing.get("windows") is not None:
+        raise StoreError(
+            f"{features.name} holds the means of tokens from windows, and a decoder takes those of one input; extract "
+            "without windows."
         )
 
 

@@ -170,6 +170,8 @@ def test_agreement_of_features_is_counted(run: dict[str, Any], vitrine: Run, sto
     assert agreement["tops"] == {"10": len(set(order[:10]) & set(range(10)))}
     counted = compare_top_variance([5, 1, 9, 4, 2, 0], (1, 5, 7))
     assert (counted.agree, counted.published, counted.only_published, counted.only_here) == (2, 3, (7,), (9,))
+    # Each of three is among three of six with probability one half.
+    assert counted.by_chance == 1.5
 
 
 def test_fewer_images_and_other_weights_are_said_to_be_no_comparison(

@@ -172,3 +172,13 @@ def test_an_intermediate_layer_is_not_decoded(
     model = ("--model", tiny_model, "--weights", visualize, "--store", store)
     vitrine("extract", f"images:{tiny_images}/test", *model, "--layers", "3")
     assert "layer 6 is not in" in vitrine("reconstruct", store, "--weights", visualize).err
+
+
+def test_tokens_from_windows_are_not_decoded(
+    vitrine: Run, tiny_images: Path, tiny_model: str, visualize: Path, tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+    model = ("--model", tiny_model, "--weights", visualize, "--store", store)
+    made = vitrine("extract", f"images:{tiny_images}/test", *model, "--image-size", 160, "--window", 80)
+    assert made.code == 0, made.err
+    assert "extract without windows" in vitrine("reconstruct", store, "--weights", visualize).err
