@@ -17,6 +17,7 @@ from evaluators.reconstruction import (
     decoded_views,
     evaluate_reconstruction,
     require_decodable,
+    resolve_parameters,
     views_to_decode,
 )
 from evaluators.results import ImageScores, ProbeResult, SegmentationScores, VarianceResult
@@ -61,6 +62,7 @@ __all__ = [
     "question",
     "read_decoder",
     "require_decodable",
+    "resolve_parameters",
     "stored_query",
     "views_to_decode",
 ]

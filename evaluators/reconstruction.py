@@ -7,7 +7,7 @@ many random features set to zero, which is the control.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -72,6 +72,7 @@ class ReconstructionResult:
         n_taken: features that were taken away, of `n_features`.
         n_features: of a token.
         split: of the views, or None for all.
+        seed: of the random features.
     """
 
     arms: Mapping[str, ArmScores]
@@ -79,6 +80,7 @@ class ReconstructionResult:
     n_taken: int
     n_features: int
     split: str | None
+    seed: int
 
     def to_json(self) -> dict[str, Any]:
         """The record as JSON values."""
@@ -229,7 +231,19 @@ def evaluate_reconstruction(
         n_taken=max(len(arm.columns) for arm in arms),
         n_features=features.spec.n_features,
         split=split,
+        seed=parameters.seed,
     )
+
+
+def resolve_parameters(features: FeatureSet, parameters: ReconstructionParameters) -> ReconstructionParameters:
+    """`parameters` with `auto` replaced by what it means here, so that equal questions have equal keys.
+
+    Raises:
+        StoreError: the split has no valid rows.
+    """
+    rows, split = views_to_decode(features, replace(parameters, n_views=None))
+    everything = parameters.n_views is None or parameters.n_views >= len(rows)
+    return replace(parameters, split=split, n_views=None if everything else parameters.n_views)
 
 
 def views_to_decode(

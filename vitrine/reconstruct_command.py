@@ -63,6 +63,7 @@ def reconstruct(
     """
     from feature_store import open_store
     from vitrine.output import console
+    from vitrine.progress import counting_bar
     from vitrine.reconstruction import Asked, Reconstruction
 
     _check_out(out)
@@ -79,7 +80,8 @@ def reconstruct(
             root=root,
         ),
     )
-    answer = reconstruction.ask(fresh=fresh)
+    with counting_bar("decoding", quiet=json) as progress:
+        answer = reconstruction.ask(fresh=fresh, progress=progress)
     picture = None if out is None else reconstruction.draw(out)
     if picture is not None:
         console(stderr=True).print(f"wrote {picture}", markup=False)

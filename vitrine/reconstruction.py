@@ -1,6 +1,6 @@
 """Reconstruction for the command line: the checkpoint's decoder, the views as the encoder saw them, pictures."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +25,7 @@ from evaluators import (
     question,
     read_decoder,
     require_decodable,
+    resolve_parameters,
     views_to_decode,
 )
 from feature_store import FeatureSet, Selection, StoreError, read_manifest, read_selection
@@ -93,26 +94,27 @@ class Reconstruction:
         _refuse_windows(features)
         layer = features.layer_number(encoder_depth(state) or "last")
         require_decodable(features, self._decoder, layer)
-        self._parameters = ReconstructionParameters(
+        parameters = ReconstructionParameters(
             decoder_sha256=sha256, layer=layer, split=asked.split, n_views=asked.n_views, seed=asked.seed
         )
-        self.rows, self.split = views_to_decode(features, self._parameters)
+        self._parameters = resolve_parameters(features, parameters)
+        self._rows, _ = views_to_decode(features, self._parameters)
 
-    def ask(self, *, fresh: bool = False) -> Answer:
-        """The scores of every arm."""
+    def ask(self, *, fresh: bool = False, progress: Callable[[int, int], None] | None = None) -> Answer:
+        """The scores of every arm; `progress` is told how many views are done, of how many."""
         asked = question(self._features, "reconstruction", RECONSTRUCTION_REVISION, self._parameters, self._selection)
         return ask(
             self._features,
             asked,
             lambda: evaluate_reconstruction(
-                self._features, self._parameters, decoder=self._decoder, arms=self._arms, pixels=self._pixels
+                self._features, self._parameters, decoder=self._decoder, arms=self._arms, pixels=self._counted(progress)
             ),
             fresh=fresh,
         )
 
     def draw(self, folder: Path) -> Path:
         """Write some views beside what every arm gives of them; returns the picture's path."""
-        chosen = self.rows[np.unique(np.arange(_VIEWS_SHOWN) * len(self.rows) // _VIEWS_SHOWN)]
+        chosen = self._rows[np.unique(np.arange(_VIEWS_SHOWN) * len(self._rows) // _VIEWS_SHOWN)]
         columns: dict[str, list[np.ndarray[Any, Any]]] = {"original": []}
         blocks = decoded_views(
             self._features, chosen, self._decoder, self._arms, layer=self._parameters.layer, pixels=self._pixels
@@ -125,6 +127,19 @@ class Reconstruction:
         path = folder / _PICTURE
         draw_reconstruction(columns, path=path)
         return path
+
+    def _counted(self, progress: Callable[[int, int], None] | None) -> Pixels:
+        """The views, their number told as they are asked for: a block is, when the one before it is done."""
+        asked = 0
+
+        def pixels(rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+            nonlocal asked
+            if progress is not None:
+                progress(asked, len(self._rows))
+            asked += len(rows)
+            return self._pixels(rows)
+
+        return pixels
 
     @cached_property
     def _selection(self) -> Selection:

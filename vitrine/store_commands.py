@@ -191,7 +191,7 @@ def results(store: Store, json: Json = False) -> None:
 
 
 def _about(result: dict[str, Any]) -> str:
-    names = ("on", "k", "metric", "standardised", "l2", "split", "n_tokens")
+    names = ("on", "k", "metric", "standardised", "l2", "split", "n_tokens", "n_taken", "n_views")
     words = [f"{name}={result[name]}" for name in names if name in result]
     if result.get("test_split", "test") != "test":
         words.append(str(result["test_split"]))

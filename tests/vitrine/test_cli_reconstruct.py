@@ -63,6 +63,7 @@ def test_reconstruct_scores_every_arm_and_draws_them(
     result = first.json
     assert list(result["arms"]) == ARMS
     assert (result["n_views"], result["n_taken"], result["split"], result["cached"]) == (8, 20, "test", False)
+    assert result["seed"] == 0
     with Image.open(tmp_path / "pictures" / "reconstruction.png") as picture:
         # 120 pixels an inch: five columns of 2.4 inches, six of the views, and 0.3 for the titles.
         assert picture.size == (1440, 1764)
@@ -101,6 +102,9 @@ def test_a_selection_and_the_number_it_drops_are_the_same_question(vitrine: Run,
     by_number = vitrine("reconstruct", store, "--weights", visualize, "--drop-top-variance", 7, "--json").json
     by_name = vitrine("reconstruct", store, "--weights", visualize, "--selection", "no7", "--json").json
     assert (by_name["digest"], by_name["cached"]) == (by_number["digest"], True)
+    named = ("--drop-top-variance", 7, "--split", "test", "--images", 8, "--json")
+    assert vitrine("reconstruct", store, "--weights", visualize, *named).json["digest"] == by_number["digest"]
+    assert "split=test n_taken=7 n_views=8" in vitrine("results", store).out
     # 200 of 768, of 64 features.
     assert vitrine("reconstruct", store, "--weights", visualize, "--json").json["n_taken"] == 17
 
