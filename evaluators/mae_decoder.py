@@ -163,7 +163,7 @@ def read_decoder(state: Mapping[str, torch.Tensor]) -> MaeDecoder:
         decoder.load_state_dict({name: tensor.float() for name, tensor in own.items()}, strict=True, assign=True)
         _check_square(decoder)
     except (KeyError, ValueError, IndexError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = f"no {PREFIX}{error.args[0]}" if isinstance(error, KeyError) else " ".join(str(error).split())[:200]
         raise DecoderError(
             f"the checkpoint's decoder is not MAE's ({reason}); give a mae_visualize_* file, or one that was trained "
             "with the same code."

@@ -54,8 +54,13 @@ class Scorer:
             n_features=probe.n_features,
             train_split=probe.train_name,
             test_split=probe.test_name,
-            details={"on": probe.on, **details},
+            details={"on": probe.on, **self._scored(), **details},
         )
+
+    def _scored(self) -> dict[str, Any]:
+        """Which classes were scored, where not all were."""
+        names, scored = self._probe.features.dataset.spec.classes, self._probe.scored
+        return {} if len(scored) == len(names) else {"scored": [names[index] for index in scored]}
 
     def scores(self) -> Scores:
         """The figures over everything that was added."""

@@ -42,4 +42,12 @@ HoldOut = Annotated[
     float | None,
     typer.Option(help="Test on this share of the training images instead, for a dataset without a test split."),
 ]
+Scored = Annotated[
+    str | None,
+    typer.Option(
+        "--score",
+        help="Score only these classes, by their names, comma-separated; the others stay in the bank or training set.",
+        show_default=False,
+    ),
+]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of the images held out.")]

@@ -14,6 +14,7 @@ from vitrine.options import (
     Json,
     Layer,
     Partial,
+    Scored,
     Seed,
     SelectionName,
     Store,
@@ -140,6 +141,7 @@ def knn(
     train_split: TrainSplit = "train",
     test_split: TestSplit = None,
     hold_out: HoldOut = None,
+    score: Scored = None,
     seed: Seed = 0,
     backend: Annotated[str, typer.Option(help="auto, faiss or torch.")] = "auto",
     fresh: Fresh = False,
@@ -151,11 +153,12 @@ def knn(
     \b
     vitrine knn features
     vitrine knn features --k 1,5,20 --metric dot --selection no200
+    vitrine knn features --score road,car,person
     """
-    from vitrine.questions import ask_knn, knn_parameters, subject_of
+    from vitrine.questions import ask_knn, knn_parameters, scored_classes, subject_of
 
     found = _open(store, features, partial)
-    subject = subject_of(on, layer, train_split, test_split, hold_out, seed)
+    subject = subject_of(on, layer, train_split, test_split, hold_out, seed, scored_classes(found, score))
     ks = _numbers(k, int, "--k")
     start = time.perf_counter()
     answers = ask_knn(
@@ -181,6 +184,7 @@ def linear(
     train_split: TrainSplit = "train",
     test_split: TestSplit = None,
     hold_out: HoldOut = None,
+    score: Scored = None,
     seed: Seed = 0,
     memory: Annotated[
         float, typer.Option(min=0.001, max=1e6, help="GB of training tokens in memory; more are streamed.")
@@ -198,10 +202,10 @@ def linear(
     vitrine linear features
     vitrine linear features --selection no200 --l2 0.001
     """
-    from vitrine.questions import ask_linear, subject_of
+    from vitrine.questions import ask_linear, scored_classes, subject_of
 
     found = _open(store, features, partial)
-    subject = subject_of(on, layer, train_split, test_split, hold_out, seed)
+    subject = subject_of(on, layer, train_split, test_split, hold_out, seed, scored_classes(found, score))
     l2s = None if l2 is None else _numbers(l2, float, "--l2")
     start = time.perf_counter()
     answer = ask_linear(found, subject, selection=selection, l2s=l2s, memory_bytes=int(memory * 1e9), fresh=fresh)

@@ -38,8 +38,30 @@ def _choice(value: str, choices: tuple[str, ...], option: str) -> Any:
     return value
 
 
+def scored_classes(features: FeatureSet, names: str | None) -> tuple[int, ...] | None:
+    """The numbers of the classes that an option names, ascending; None where it names none.
+
+    Raises:
+        UsageError: a class that the dataset does not have.
+    """
+    if names is None:
+        return None
+    classes = features.dataset.spec.classes
+    wanted = [name.strip() for name in names.split(",")]
+    unknown = [name for name in wanted if name not in classes]
+    if unknown:
+        raise UsageError(f"--score {unknown[0]!r}: {features.dataset.spec.name} has {', '.join(classes) or 'none'}.")
+    return tuple(sorted({classes.index(name) for name in wanted}))
+
+
 def subject_of(
-    on: str, layer: str, train_split: str, test_split: str | None, hold_out: float | None, seed: int
+    on: str,
+    layer: str,
+    train_split: str,
+    test_split: str | None,
+    hold_out: float | None,
+    seed: int,
+    scored: tuple[int, ...] | None = None,
 ) -> Subject:
     """The subject that the options name.
 
@@ -55,6 +77,7 @@ def subject_of(
         test_split=test_split,
         hold_out=hold_out,
         seed=seed,
+        scored=scored,
     )
 
 

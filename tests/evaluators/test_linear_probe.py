@@ -6,6 +6,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from evaluators import LinearParameters, Subject, evaluate_linear
+from evaluators.probe_input import ProbeInput, hold_out_images
 
 from .conftest import Synthetic
 
@@ -58,6 +59,20 @@ def test_the_strength_is_the_best_on_held_out_images(segmented: Synthetic) -> No
     best = max(accuracies.values())
     strongest_of_best = max(float(l2) for l2, value in accuracies.items() if value == best)
     assert result.details["l2"] == pytest.approx(strongest_of_best)
+
+
+def test_the_strength_is_chosen_on_what_is_scored(segmented: Synthetic) -> None:
+    """Held-out accuracies are shares of the held-out patches whose class is scored."""
+    subject = Subject(scored=(1,), seed=2)
+    result = evaluate_linear(segmented.features, LinearParameters(subject=subject, l2s=(1e-2, 1e-4), held_share=0.3))
+    train = rows_of(segmented, "train")
+    _, held = hold_out_images([f"{row:04d}.png" for row in train], share=0.3, seed=2)
+    labels = ProbeInput(segmented.features, Subject()).labels(np.asarray(train)[held])
+    n_scored, n_all = int((labels == 1).sum()), int((labels < 3).sum())
+    assert 0 < n_scored < n_all
+    for value in result.details["held_out_accuracy"].values():
+        assert value * n_scored == pytest.approx(round(value * n_scored), abs=1e-9)
+    assert result.details["scored"] == ["road"]
 
 
 def test_test_labels_decide_nothing(synthetic: Callable[..., Synthetic]) -> None:

@@ -90,7 +90,7 @@ def test_a_file_without_a_decoder_is_refused_with_the_way_out(state: State) -> N
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"decoder_pred.weight": None}, "pred.weight"),
+        ({"decoder_pred.weight": None}, "is not MAE's .no decoder_pred.weight"),
         ({"decoder_blocks.1.norm1.bias": None}, "Missing key"),
         ({"decoder_fpn.weight": torch.zeros(2)}, "Unexpected key"),
         ({"decoder_embed.weight": torch.zeros(72, 48)}, "no multiple of 32"),

@@ -52,6 +52,16 @@ def test_knn_and_linear_carry_miou_and_patch_accuracy(vitrine: Run, tiny_store: 
         assert 1 / 3 < result["patch_accuracy"] <= 1
 
 
+@pytest.mark.parametrize("command", ["knn", "linear"])
+def test_scoring_some_classes_is_another_question(vitrine: Run, tiny_store: Path, command: str) -> None:
+    every = vitrine(command, tiny_store, "--json").json
+    some = vitrine(command, tiny_store, "--score", "water, grass", "--json").json
+    assert (some["scored"], "scored" in every) == (["grass", "water"], False)
+    assert some["class_iou"]["brick"] is None
+    assert some["miou"] == pytest.approx((some["class_iou"]["grass"] + some["class_iou"]["water"]) / 2)
+    assert some["digest"] != every["digest"]
+
+
 def test_several_k_give_one_result_each(vitrine: Run, tiny_store: Path) -> None:
     results = vitrine("knn", tiny_store, "--k", "1,5", "--metric", "l2", "--json").json["results"]
     assert [result["k"] for result in results] == [1, 5]
@@ -97,6 +107,7 @@ def test_fresh_says_that_nothing_changed(vitrine: Run, tiny_store: Path) -> None
         (("knn", "{store}", "--features", "nosuch"), 1, "no feature set fits"),
         (("knn", "{store}", "--layer", "3"), 1, "it has 6"),
         (("knn", "/nowhere"), 1, "no store at"),
+        (("knn", "{store}", "--score", "grass,sand"), 2, "--score 'sand': tiny has grass, brick, water"),
         (("linear", "{store}", "--l2", "-1"), 2, "above 0"),
         (("linear", "{store}", "--hold-out", "2"), 2, "between 0 and 1"),
         (("prune", "{store}", "--name", "x"), 2, "exactly one"),
