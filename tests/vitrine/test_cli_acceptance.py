@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from feature_store import open_store
+from pipelines.backbones.catalogue import CATALOGUE
 from pipelines.datasets.masks import read_mask
 from vitrine.acceptance import compare_top_variance, run_acceptance
 from vitrine.acceptance_published import Published, published
@@ -202,6 +203,12 @@ def test_the_published_table_has_a_number_for_every_column() -> None:
     assert (min(experiment.top_variance), max(experiment.top_variance)) == (0, 766)
     assert (len(experiment.classes), len(experiment.scored)) == (34, 19)
     assert [experiment.classes[index] for index in experiment.scored[:4]] == ["road", "sidewalk", "building", "wall"]
+
+
+def test_the_published_file_is_the_one_in_the_list_of_models() -> None:
+    experiment = published("mae-b")
+    (known,) = [entry for entry in CATALOGUE if entry.where.endswith(f"/{experiment.weights_file}")]
+    assert known.digest == f"md5:{experiment.weights_md5_prefix}"
 
 
 @pytest.mark.parametrize(
