@@ -136,3 +136,18 @@ def _others() -> Iterator[KnownCheckpoint]:
 
 
 CATALOGUE = (*_mae(), *_others(), *_dino(), *_dinov2())
+_BY_NAME = {entry.name: entry for entry in CATALOGUE}
+
+
+def known(name: str) -> KnownCheckpoint | None:
+    """The checkpoint of a name, or None."""
+    return _BY_NAME.get(name)
+
+
+def of_digest(sha256: str) -> KnownCheckpoint | None:
+    """The checkpoint whose file has this sha256, as far as its publisher tells it, or None."""
+    for entry in CATALOGUE:
+        kind, _, digits = (entry.digest or "").partition(":")
+        if kind == "sha256" and sha256.startswith(digits):
+            return entry
+    return None

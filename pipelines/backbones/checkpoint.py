@@ -26,7 +26,7 @@ _REASON_CHARACTERS = 160
 # What torch's refusal says of a file that is a pickle at all; other bytes are no checkpoint.
 _HOLDS_OBJECTS = ("Unsupported global", "unsupported GLOBAL", "not an allowed global", "Unsupported class")
 _EXPECTED = "give a file that torch.save (.pt, .pth) or safetensors (.safetensors) wrote"
-_EMPTY, _TEXT = "an empty file", "a text file"
+_EMPTY, _TEXT, _FOLDER = "an empty file", "a text file", "a folder"
 _HEAD_BYTES = 512
 # Printable, or white space, or a part of a letter in UTF-8.
 _TEXT_BYTES = {*range(0x20, 0x7F), *b"\t\n\r\f", *range(0xC2, 0xF5), *range(0x80, 0xC0)}
@@ -209,7 +209,7 @@ def load_tensors(path: Path, *, what: str = "weights", device: str = "cpu") -> A
         raise
     except Exception as error:  # torch's reader lets hostile bytes raise anything, an IndexError for one
         kind = _kind(path)
-        if kind in {_EMPTY, _TEXT}:
+        if kind in {_EMPTY, _TEXT, _FOLDER}:
             raise BackboneError(f"{what} {path} are not a checkpoint but {kind}; {_EXPECTED}.") from error
         reason = next(iter(str(error).splitlines()), type(error).__name__)[:_REASON_CHARACTERS]
         raise BackboneError(f"{what} {path} are not a readable checkpoint ({reason}); fetch the file again.") from error
@@ -217,6 +217,8 @@ def load_tensors(path: Path, *, what: str = "weights", device: str = "cpu") -> A
 
 def _kind(path: Path) -> str:
     """What a file that is no checkpoint is instead, as its first bytes tell."""
+    if path.is_dir():
+        return _FOLDER
     with path.open("rb") as file:
         head = file.read(_HEAD_BYTES)
     if not head:

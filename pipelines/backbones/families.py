@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Unpack
 
 from pipelines.backbones.backbone import Backbone
+from pipelines.backbones.catalogue import known
 from pipelines.backbones.checkpoint import BackboneError
 from pipelines.backbones.formats import FAMILIES
 from pipelines.backbones.null import NO_KERNEL, NULL, load_null, resolve_null
@@ -29,7 +30,7 @@ def resolve_backbone(
 
     Args:
         model: `demo`, `null`, the name of any plain ViT of timm, with or without its tag, or, for a file in the form
-            that its authors publish, `auto` or the name of its family.
+            that its authors publish, `auto`, the name of its family, or a name in the catalogue.
         weights: a local .pth or .safetensors file; without it the hub's file is used. `null` takes none.
         image_size: (height, width) of the input in pixels, or the side of a square one; None for the model's own.
         windows, options: see `BackboneRequest`.
@@ -43,11 +44,13 @@ def resolve_backbone(
         return sliding(request, size, windows)
     if model == NULL:
         return resolve_null(weights=weights, image_size=size, **options)
-    if model == AUTO or model in FAMILIES:
+    entry = known(model)
+    if model == AUTO or model in FAMILIES or entry is not None:
         from pipelines.backbones.published import resolve_published
 
         if weights is None:
-            raise BackboneError(f"model {model!r} is what a file says; give the file with --weights.")
+            where = "is what a file says" if entry is None else f"is published at {entry.where}"
+            raise BackboneError(f"model {model!r} {where}; give the file with --weights.")
         return resolve_published(model, weights=weights, image_size=size, **options)
     from pipelines.backbones.timm_names import resolve_timm
 

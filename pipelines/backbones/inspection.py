@@ -8,6 +8,7 @@ import torch
 
 from pipelines.backbones.checkpoint import BackboneError, Checkpoint, read_checkpoint, read_tensor
 from pipelines.backbones.formats import Published, VitForm, recognise
+from pipelines.backbones.hub_folder import folder_settings, weights_file
 from pipelines.backbones.networks import build_network, misfits
 
 _NAMES_TOLD = 3
@@ -64,12 +65,13 @@ def inspect_checkpoint(path: Path, *, family: str | None = None) -> CheckpointRe
     """What a checkpoint file is, from its names and shapes.
 
     Args:
-        path: a file that torch or safetensors wrote.
+        path: a file that torch or safetensors wrote, or a folder of transformers.
         family: the only family to try; None for all.
 
     Raises:
         BackboneError: no checkpoint, truncated, or of no known family.
     """
+    path = weights_file(path)
     checkpoint = read_checkpoint(path, device="meta")
     key_format, form = recognise(_published(path, checkpoint), file=str(path), family=family)
     converted = key_format.convert(checkpoint.tensors, form)
@@ -92,12 +94,15 @@ def inspect_checkpoint(path: Path, *, family: str | None = None) -> CheckpointRe
 def _published(path: Path, checkpoint: Checkpoint) -> Published:
     """A file as formats see it; of its numbers only the position embedding is looked at."""
     shapes = {name: tuple(tensor.shape) for name, tensor in checkpoint.tensors.items()}
+    config, preprocessor = folder_settings(path)
     embedding = read_tensor(path, "pos_embed") if "pos_embed" in shapes else None
     return Published(
         shapes=shapes,
         wrapper=checkpoint.wrapper,
         beside=checkpoint.beside,
         sincos=embedding is not None and _is_sincos(embedding),
+        config=config,
+        preprocessor=preprocessor,
     )
 
 

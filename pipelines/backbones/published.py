@@ -9,8 +9,10 @@ from jaxtyping import Float32
 
 from pipelines.backbones.architecture import has_class_token, norm_name, register_count
 from pipelines.backbones.backbone import Tokens
-from pipelines.backbones.checkpoint import file_sha256, read_checkpoint
+from pipelines.backbones.catalogue import known, of_digest
+from pipelines.backbones.checkpoint import BackboneError, file_sha256, read_checkpoint
 from pipelines.backbones.formats import FAMILIES, VitForm
+from pipelines.backbones.hub_folder import weights_file
 from pipelines.backbones.inspection import inspect_checkpoint, require_fit
 from pipelines.backbones.networks import build_network, fill_network, grid_of, network_arguments, own_rule
 from pipelines.backbones.positions import position_text
@@ -47,23 +49,32 @@ def resolve_published(
     """Find out what a file is, and that it can be loaded.
 
     Args:
-        model: `auto`, or the name of a family.
+        model: `auto`, the name of a family, or a name in the catalogue.
         weights: the file.
         image_size, options: see `BackboneRequest`.
 
     Raises:
-        BackboneError: no checkpoint, of no known family, or an input size that it does not take.
+        BackboneError: no checkpoint, of no known family, of another size than its name says, or an input size that it
+            does not take.
     """
-    path = weights.expanduser().resolve()
+    path = weights_file(weights.expanduser().resolve())
     sha256 = file_sha256(path)
-    report = inspect_checkpoint(path, family=None if model == AUTO else model)
-    require_fit(report)
+    # A digest tells files apart that have the same names and shapes, such as the encoders of MAE and Scale-MAE.
+    entry = of_digest(sha256) if model == AUTO else known(model)
+    family = None if model == AUTO else model
+    report = inspect_checkpoint(path, family=family if entry is None else entry.family)
     form = report.form
+    if entry is not None and (form.width, form.depth, form.patch) != (entry.width, entry.depth, entry.patch):
+        raise BackboneError(
+            f"weights {path} hold {form.title} ({form.width} features, {form.depth} blocks), not {entry.name} "
+            f"({entry.width} features, {entry.depth} blocks, patches of {entry.patch}); give --model auto, or its file."
+        )
+    require_fit(report)
     own_rule(form, options.get("position_embedding"))
     with torch.device("meta"):
         build_network(form, image_size or form.image_size)
     return BackboneRequest(
-        model=form.name,
+        model=form.name if entry is None else entry.name,
         title=form.title,
         architecture=form.family,
         weights=str(path),

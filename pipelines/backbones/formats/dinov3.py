@@ -50,6 +50,8 @@ def _read(published: Published) -> VitForm | None:
         },
         positions="rotary",
         crop_fraction=1.0,
+        interpolation="bilinear",
+        squash=True,
         assumed=(
             *assumed,
             "256 x 256 pixels and ImageNet's mean and std, as of LVD-1689M's models; those of SAT-493M take others",

@@ -12,10 +12,12 @@ Network = Literal["VisionTransformer", "Beit", "Eva", "ScaleMae"]
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 # By width; the rest of the published ViTs have 64 features a head, and nothing in a file says otherwise.
 _HEADS = {1152: 16, 1280: 16, 1408: 16, 1664: 16}
 _FEATURES_PER_HEAD = 64
+_MOST = 1 << 20
 _LETTERS = {192: "Ti", 384: "S", 768: "B", 1024: "L", 1152: "So400m", 1280: "H", 1408: "g", 1536: "g", 4096: "7B"}
 
 
@@ -28,7 +30,7 @@ class Published:
         wrapper: the names of the wrappers, outermost first.
         beside: what else stands at the file's top.
         sincos: whether `pos_embed` holds the fixed sine and cosine waves of MAE and its children.
-        config: of a folder of transformers, its config.json.
+        config, preprocessor: of a folder of transformers, its config.json and preprocessor_config.json.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
@@ -36,6 +38,7 @@ class Published:
     beside: tuple[str, ...] = ()
     sincos: bool = False
     config: Mapping[str, Any] = field(default_factory=dict)
+    preprocessor: Mapping[str, Any] = field(default_factory=dict)
 
     def has(self, *names: str) -> bool:
         """Whether the file has a tensor of every name."""
@@ -189,6 +192,13 @@ def square_grid(n_patches: int) -> tuple[int, int] | None:
     """(height, width) of a square grid of so many patches, or None where there is none."""
     side = round(n_patches**0.5)
     return (side, side) if side * side == n_patches and side else None
+
+
+def whole(value: object) -> int:
+    """A positive whole number as a configuration has it, or 0 for anything else."""
+    if isinstance(value, list) and len(set(map(str, value))) == 1:
+        value = value[0]
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= _MOST else 0
 
 
 def size_name(width: int, patch: int) -> str:

@@ -1,11 +1,15 @@
 """MAE (facebookresearch/mae): `mae_pretrain_vit_*.pth`, and `mae_visualize_vit_*.pth` with the decoder."""
 
+from dataclasses import replace
+
 from pipelines.backbones.formats.form import KeyFormat, Published, VitForm, count_blocks
 from pipelines.backbones.formats.plain import NEEDS, has_head, plain_form
 
 _DECODER = "decoder_"
 # Parts of Scale-MAE's decoder, which otherwise has MAE's names.
 _SCALE_MAE = ("fpn.", "fcn", "mask_token_decoder")
+
+_SCALE_MAE_SIZE = (1024, 16)
 
 
 def claims(published: Published) -> bool:
@@ -16,7 +20,11 @@ def claims(published: Published) -> bool:
 
 def read(published: Published) -> VitForm | None:
     """The encoder, with what the decoder is."""
-    return plain_form(published, family="mae", name="MAE", positions="mae", decoder=decoder_of(published))
+    form = plain_form(published, family="mae", name="MAE", positions="mae", decoder=decoder_of(published))
+    if form is not None and form.decoder is None and (form.width, form.patch) == _SCALE_MAE_SIZE:
+        note = "MAE, not Scale-MAE, whose encoder alone looks the same: name it with --model scale-mae-l16"
+        return replace(form, assumed=(*form.assumed, note))
+    return form
 
 
 def decoder_of(published: Published) -> dict[str, int] | None:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from pipelines.backbones.checkpoint import BackboneError
 from pipelines.backbones.formats.beit import BEIT
+from pipelines.backbones.formats.clip import CLIP
 from pipelines.backbones.formats.dino import DINO, IBOT
 from pipelines.backbones.formats.dinov2 import DINOV2
 from pipelines.backbones.formats.dinov3 import DINOV3
@@ -13,9 +14,12 @@ from pipelines.backbones.formats.mae import MAE
 from pipelines.backbones.formats.scale_mae import SCALE_MAE
 from pipelines.backbones.formats.simmim import SIMMIM
 from pipelines.backbones.formats.torchvision_vit import TORCHVISION
+from pipelines.backbones.formats.transformers_folder import TRANSFORMERS
 
 # In the order of asking: what shares its names with others comes behind what has names of its own.
 FORMATS: Sequence[KeyFormat] = (
+    *TRANSFORMERS,
+    CLIP,
     SIMMIM,
     BEIT,
     TORCHVISION,
@@ -46,7 +50,8 @@ def recognise(published: Published, *, file: str, family: str | None = None) -> 
         form = key_format.recognise(published, named=family is not None)
         if form is not None:
             return key_format, form
-    nearest = min(FORMATS if family is None else (FAMILIES[family],), key=lambda form: len(form.lacks(published)))
+    named = [form for form in FORMATS if form.needs] if family is None else [FAMILIES[family]]
+    nearest = min(named, key=lambda form: len(form.lacks(published)))
     lacking = nearest.lacks(published)
     reason = f"lacks {_told(lacking)}" if lacking else "has shapes that fit no ViT"
     what = "of no family known here; the nearest is" if family is None else "not of the family"

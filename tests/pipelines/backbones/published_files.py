@@ -59,6 +59,11 @@ class Draw:
         yield f"{name}.bias", self.bias(n)
 
 
+def pixels(height: int, width: int) -> torch.Tensor:
+    """Two normalised views."""
+    return Draw(9).normal(2, 3, height, width)
+
+
 def embeddings(draw: Draw, size: Size, *, n_prefix: int = 1, token: bool = True) -> Iterator[tuple[str, torch.Tensor]]:
     """Class token, positions of waves' magnitude, and the convolution that embeds patches."""
     if token:

@@ -154,6 +154,60 @@ def transformers_dinov3_names(state: State, size: Size) -> State:
     return found
 
 
+def openai_clip_names(state: State, size: Size) -> State:
+    """A plain ViT with a norm before its blocks as OpenAI and OpenCLIP name it, with parts of the text tower."""
+    found = {
+        "visual.class_embedding": state["cls_token"].flatten(),
+        "visual.positional_embedding": state["pos_embed"][0],
+        "visual.conv1.weight": state["patch_embed.proj.weight"],
+        "visual.proj": torch.ones(size.width, 8, dtype=torch.float64),
+        "transformer.resblocks.0.ln_1.weight": torch.ones(8, dtype=torch.float64),
+        "token_embedding.weight": torch.ones(8, 8, dtype=torch.float64),
+        "logit_scale": torch.ones(1, dtype=torch.float64),
+    }
+    for kind in ("weight", "bias"):
+        found[f"visual.ln_pre.{kind}"] = state[f"norm_pre.{kind}"]
+        found[f"visual.ln_post.{kind}"] = state[f"norm.{kind}"]
+        for index in range(size.depth):
+            ours, theirs = f"blocks.{index}", f"visual.transformer.resblocks.{index}"
+            found[f"{theirs}.ln_1.{kind}"] = state[f"{ours}.norm1.{kind}"]
+            found[f"{theirs}.ln_2.{kind}"] = state[f"{ours}.norm2.{kind}"]
+            found[f"{theirs}.attn.in_proj_{kind}"] = state[f"{ours}.attn.qkv.{kind}"]
+            found[f"{theirs}.attn.out_proj.{kind}"] = state[f"{ours}.attn.proj.{kind}"]
+            found[f"{theirs}.mlp.c_fc.{kind}"] = state[f"{ours}.mlp.fc1.{kind}"]
+            found[f"{theirs}.mlp.c_proj.{kind}"] = state[f"{ours}.mlp.fc2.{kind}"]
+    return found
+
+
+def transformers_tower_names(state: State, size: Size) -> State:
+    """The image tower of CLIP (with `norm_pre`) or SigLIP under the names of the folders on the hub."""
+    found = {
+        "embeddings.position_embedding.weight": state["pos_embed"][0],
+        "embeddings.patch_embedding.weight": state["patch_embed.proj.weight"],
+    }
+    if "cls_token" in state:
+        found["embeddings.class_embedding"] = state["cls_token"].flatten()
+    if "norm_pre.weight" not in state:
+        found["embeddings.patch_embedding.bias"] = state["patch_embed.proj.bias"]
+    for kind in ("weight", "bias"):
+        if f"norm_pre.{kind}" in state:
+            found[f"pre_layrnorm.{kind}"] = state[f"norm_pre.{kind}"]
+        found[f"post_layernorm.{kind}"] = state[f"norm.{kind}"]
+    for index in range(size.depth):
+        ours, theirs = f"blocks.{index}", f"encoder.layers.{index}"
+        found |= split_qkv(state, f"{ours}.attn.qkv", f"{theirs}.self_attn", ("q_proj", "k_proj", "v_proj"))
+        for mine, other in (
+            ("attn.proj", "self_attn.out_proj"),
+            ("mlp.fc1", "mlp.fc1"),
+            ("mlp.fc2", "mlp.fc2"),
+            ("norm1", "layer_norm1"),
+            ("norm2", "layer_norm2"),
+        ):
+            for kind in ("weight", "bias"):
+                found[f"{theirs}.{other}.{kind}"] = state[f"{ours}.{mine}.{kind}"]
+    return {f"vision_model.{name}": tensor for name, tensor in found.items()}
+
+
 def config(size: Size, **others: Any) -> dict[str, Any]:
     """What config.json says of the size."""
     return {
@@ -197,6 +251,12 @@ def transformers_tokens(model: Any, inputs: torch.Tensor, norm: Any, **arguments
     """Tokens after every block through the final norm."""
     states = model(pixel_values=inputs, output_hidden_states=True, **arguments).hidden_states
     return {layer: norm(states[layer]) for layer in range(1, len(states))}
+
+
+def final_norm(model: Any) -> Any:
+    """Where a model of transformers keeps the norm behind its blocks."""
+    inner = getattr(model, "vision_model", model)
+    return next(getattr(inner, name) for name in ("layernorm", "post_layernorm", "norm") if hasattr(inner, name))
 
 
 @torch.inference_mode()

@@ -4,117 +4,20 @@
 float64 and as users run it in float32.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
-from pipelines.backbones import load_backbone, resolve_backbone
-from pipelines.backbones.checkpoint import read_checkpoint
-from pipelines.backbones.formats import FAMILIES
-from pipelines.backbones.inspection import inspect_checkpoint
-from pipelines.backbones.networks import build_network, fill_network
+from pipelines.backbones import resolve_backbone
 from tests.pipelines.backbones import published_files as publish
 from tests.pipelines.backbones import references as refer
-from tests.pipelines.backbones.published_files import Size
-
-FLOAT64, FLOAT32 = 1e-9, 1e-4
-S16 = Size()
-TABLE: list[tuple[str, str, float, float]] = []
+from tests.pipelines.backbones.published_files import Size, pixels
 
 Compare = Callable[..., None]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _table() -> Iterator[None]:
-    yield
-    lines = [f"{family:28} {case:32} {double:9.1e} {single:9.1e}" for family, case, double, single in TABLE]
-    print("", f"{'family':28} {'case':32} {'float64':>9} {'float32':>9}", *lines, sep="\n")
-
-
-def pixels(height: int, width: int) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(9)
-    return torch.randn(2, 3, height, width, generator=generator, dtype=torch.float64)
-
-
-def halved(content: Any) -> Any:
-    """The same file in float32, as it is published."""
-    if isinstance(content, dict):
-        return {name: halved(value) for name, value in content.items()}
-    return content.float() if isinstance(content, torch.Tensor) and content.is_floating_point() else content
-
-
-def double_tokens(
-    path: Path, inputs: torch.Tensor, layers: range, model: str, distances_m: torch.Tensor | None
-) -> dict[Any, torch.Tensor]:
-    """Our tokens in float64, from a file of float64."""
-    size = (inputs.shape[-2], inputs.shape[-1])
-    backbone = load_backbone(resolve_backbone(model, weights=path, image_size=size))
-    form = inspect_checkpoint(path, family=None if model == "auto" else model).form
-    torch.set_default_dtype(torch.float64)  # for what a network computes when it is built, such as rotary angles
-    try:
-        module = build_network(form, size).double()
-    finally:
-        torch.set_default_dtype(torch.float32)
-    fill_network(module, FAMILIES[form.family].convert(read_checkpoint(path).tensors, form), form)
-    return replace(backbone, module=module).tokens_of(inputs, layers, ground_sample_distance_m=distances_m)
-
-
-def largest_difference(ours: dict[Any, torch.Tensor], theirs: refer.Reference, n_prefix: int) -> float:
-    """Over all layers and kinds; the reference's tokens are prefix first, the class token the first of them."""
-    worst = 0.0
-    for (layer, kind), values in ours.items():
-        expected = theirs[layer]
-        part = {
-            "patches": expected[:, n_prefix:],
-            "cls": expected[:, 0],
-            "registers": expected[:, 1:n_prefix],
-        }[kind]
-        assert values.shape == part.shape, (layer, kind)
-        worst = max(worst, ((values.double() - part).abs().max() / expected.abs().max()).item())
-    return worst
-
-
-@pytest.fixture
-def compare(tmp_path: Path) -> Compare:
-    """Loads a file in both precisions, and holds every token of every layer to the reference's."""
-
-    def run(
-        family: str,
-        case: str,
-        content: Any,
-        inputs: torch.Tensor,
-        theirs: refer.Reference,
-        *,
-        n_prefix: int = 1,
-        kinds: set[str] = frozenset({"patches", "cls"}),  # type: ignore[assignment]
-        model: str = "auto",
-        distances_m: torch.Tensor | None = None,
-    ) -> None:
-        torch.save(content, tmp_path / "double.pth")
-        torch.save(halved(content), tmp_path / "single.pth")
-        layers = range(1, len(theirs) + 1)
-        double = double_tokens(tmp_path / "double.pth", inputs, layers, model, distances_m)
-        request = resolve_backbone(
-            model, weights=tmp_path / "single.pth", image_size=(inputs.shape[-2], inputs.shape[-1])
-        )
-        backbone = load_backbone(request)
-        assert backbone.request.architecture == family.partition(" ")[0]
-        single = backbone.tokens_of(
-            inputs.float(), layers, ground_sample_distance_m=None if distances_m is None else distances_m.float()
-        )
-        for ours in (double, single):
-            assert set(ours) == {(layer, kind) for layer in layers for kind in kinds}
-        differences = largest_difference(double, theirs, n_prefix), largest_difference(single, theirs, n_prefix)
-        TABLE.append((family, case, *differences))
-        assert differences[0] <= FLOAT64
-        assert differences[1] <= FLOAT32
-
-    return run
-
+S16 = Size()
+WITH_REGISTERS = frozenset({"patches", "cls", "registers"})
 
 RESOLUTIONS = {"native": (224, 224), "larger": (288, 288), "not square": (160, 256), "as many patches": (112, 448)}
 
@@ -181,7 +84,7 @@ def test_dinov2_is_transformers_dinov2_with_the_original_positions(
         inputs,
         theirs,
         n_prefix=1 + registers,
-        kinds={"patches", "cls", "registers"} if registers else {"patches", "cls"},
+        kinds=WITH_REGISTERS if registers else WITH_REGISTERS - {"registers"},
     )
 
 
@@ -257,7 +160,7 @@ def test_dinov3_is_transformers_dinov3(compare: Compare, tmp_path: Path, case: s
     inputs = pixels(*RESOLUTIONS[case])
     theirs = refer.transformers_tokens(model, inputs, model.norm)
     family = "dinov3" + (" swiglu" if gated else "")
-    compare(family, case, content, inputs, theirs, n_prefix=5, kinds={"patches", "cls", "registers"})
+    compare(family, case, content, inputs, theirs, n_prefix=5, kinds=WITH_REGISTERS)
 
 
 @pytest.mark.parametrize("case", RESOLUTIONS)
@@ -270,7 +173,7 @@ def test_ijepa_is_transformers_ijepa(compare: Compare, tmp_path: Path, case: str
     model = refer.transformers_model(tmp_path / "folder", names, settings, "IJepaModel", add_pooling_layer=False)
     inputs = pixels(*RESOLUTIONS[case])
     theirs = refer.transformers_tokens(model, inputs, model.layernorm, interpolate_pos_encoding=True)
-    compare("ijepa", case, content, inputs, theirs, n_prefix=0, kinds={"patches"})
+    compare("ijepa", case, content, inputs, theirs, n_prefix=0, kinds=frozenset({"patches"}))
 
 
 @pytest.mark.parametrize("side", [224, 128])
@@ -291,8 +194,8 @@ def test_scale_mae_is_a_vit_with_the_published_positions(
     compare("scale-mae", f"{side}, {distances_m or 'default'}", content, inputs, theirs, distances_m=given)
 
 
-def test_the_mirror_of_scale_maes_encoder_needs_its_name(compare: Compare, tmp_path: Path) -> None:
+def test_the_mirror_of_scale_maes_encoder_needs_its_name(tmp_path: Path) -> None:
     content = publish.mae(S16)["model"]
-    torch.save(halved(content), tmp_path / "mirror.pth")
+    torch.save(content, tmp_path / "mirror.pth")
     assert resolve_backbone("auto", weights=tmp_path / "mirror.pth").architecture == "mae"
     assert resolve_backbone("scale-mae", weights=tmp_path / "mirror.pth").architecture == "scale-mae"

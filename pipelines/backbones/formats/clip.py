@@ -1,0 +1,92 @@
+"""Image towers of CLIP as OpenCLIP and OpenAI name them, under `visual.`; the text tower stays out."""
+
+from pipelines.backbones.formats.form import (
+    CLIP_MEAN,
+    CLIP_STD,
+    KeyFormat,
+    Published,
+    State,
+    VitForm,
+    count_blocks,
+    heads_of,
+    size_name,
+    square_grid,
+)
+
+_BLOCK = r"visual\.transformer\.resblocks\.(\d+)\."
+_FIRST = "visual.transformer.resblocks.0."
+_RENAMES = (
+    (r"^visual\.class_embedding$", "cls_token"),
+    (r"^visual\.positional_embedding$", "pos_embed"),
+    (r"^visual\.conv1\.", "patch_embed.proj."),
+    (r"^visual\.ln_pre\.", "norm_pre."),
+    (r"^visual\.ln_post\.", "norm."),
+    (rf"^{_BLOCK}", r"blocks.\1."),
+    (r"\.attn\.in_proj_", ".attn.qkv."),
+    (r"\.attn\.out_proj\.", ".attn.proj."),
+    (r"\.ln_([12])\.", r".norm\1."),
+    (r"\.mlp\.c_fc\.", ".mlp.fc1."),
+    (r"\.mlp\.c_proj\.", ".mlp.fc2."),
+)
+_LEFT_OUT = (
+    "visual.proj",
+    "transformer.",
+    "token_embedding.",
+    "positional_embedding",
+    "ln_final.",
+    "text_projection",
+    "logit_",
+    "text.",
+    "input_resolution",
+    "context_length",
+    "vocab_size",
+)
+
+
+def _read(published: Published) -> VitForm | None:
+    shapes = published.shapes
+    width, patch = shapes["visual.conv1.weight"][0], shapes["visual.conv1.weight"][2]
+    grid = square_grid(shapes["visual.positional_embedding"][0] - 1)
+    if grid is None:
+        return None
+    heads, assumed = heads_of(width)
+    return VitForm(
+        family="clip",
+        title=f"CLIP {size_name(width, patch)}",
+        width=width,
+        depth=count_blocks(published, _BLOCK),
+        heads=heads,
+        mlp_width=shapes[f"{_FIRST}mlp.c_fc.weight"][0],
+        patch=patch,
+        grid=grid,
+        norm_eps=1e-5,
+        options={"pre_norm": True, "act_layer": "quick_gelu"},
+        positions="timm",
+        mean=CLIP_MEAN,
+        std=CLIP_STD,
+        crop_fraction=1.0,
+        assumed=(*assumed, "QuickGELU, as OpenAI's models have; for those of LAION give timm's name"),
+    )
+
+
+def _finish(state: State, _form: VitForm) -> State:
+    state["cls_token"] = state["cls_token"].reshape(1, 1, -1)
+    state["pos_embed"] = state["pos_embed"][None]
+    return state
+
+
+CLIP = KeyFormat(
+    family="clip",
+    prefixes=("module.",),
+    needs=(
+        "visual.class_embedding",
+        "visual.positional_embedding",
+        "visual.conv1.weight",
+        "visual.ln_pre.weight",
+        f"{_FIRST}mlp.c_fc.weight",
+    ),
+    read=_read,
+    renames=_RENAMES,
+    left_out=_LEFT_OUT,
+    finish=_finish,
+)

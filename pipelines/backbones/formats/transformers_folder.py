@@ -1,0 +1,303 @@
+"""Folders of transformers: config.json says what the tensors are, under names of transformers' own."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from pipelines.backbones.formats.form import (
+    CLIP_MEAN,
+    CLIP_STD,
+    HALF,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    KeyFormat,
+    Network,
+    Published,
+    State,
+    VitForm,
+    size_name,
+    whole,
+)
+
+PREFIX = "hf-"
+_ACTIVATIONS = {"gelu": None, "quick_gelu": "quick_gelu", "gelu_pytorch_tanh": "gelu_tanh"}
+_BILINEAR, _BICUBIC = 2, 3
+_TOWERS = (
+    (r"^vision_model\.", ""),
+    (r"^embeddings\.class_embedding$", "cls_token"),
+    (r"^embeddings\.position_embedding\.weight$", "pos_embed"),
+    (r"^embeddings\.patch_embedding\.", "patch_embed.proj."),
+    (r"^pre_layrnorm\.", "norm_pre."),
+    (r"^post_layernorm\.", "norm."),
+    (r"^encoder\.layers\.(\d+)\.", r"blocks.\1."),
+    (r"\.self_attn\.([qkv])_proj\.", r".attn.\1."),
+    (r"\.self_attn\.out_proj\.", ".attn.proj."),
+    (r"\.layer_norm([12])\.", r".norm\1."),
+)
+_EMBEDDINGS = (
+    (r"^(?:vit|beit|dinov2|dinov2_with_registers|ijepa|model)\.", ""),
+    (r"^embeddings\.cls_token$", "cls_token"),
+    (r"^embeddings\.register_tokens$", "reg_token"),
+    (r"^embeddings\.position_embeddings$", "pos_embed"),
+    (r"^embeddings\.patch_embeddings\.(?:projection\.)?", "patch_embed.proj."),
+    (r"^(?:pooler\.)?layernorm\.", "norm."),
+    (r"^encoder\.relative_position_bias\.", "rel_pos_bias."),
+    (r"^(?:encoder\.)?layer\.(\d+)\.", r"blocks.\1."),
+)
+_BLOCKS = (
+    (r"\.attention\.attention\.relative_position_bias\.", ".attn."),
+    (r"\.attention\.attention\.(q|k|v)(?:uery|ey|alue)\.", r".attn.\1."),
+    (r"\.attention\.([qkv])_proj\.", r".attn.\1."),
+    (r"\.attention\.(?:output\.dense|o_proj)\.", ".attn.proj."),
+    (r"\.intermediate\.dense\.", ".mlp.fc1."),
+    (r"\.output\.dense\.", ".mlp.fc2."),
+    (r"\.mlp\.weights_in\.", ".mlp.fc1."),
+    (r"\.mlp\.weights_out\.", ".mlp.fc2."),
+    (r"\.layernorm_before\.", ".norm1."),
+    (r"\.layernorm_after\.", ".norm2."),
+)
+_SCALES = (r"\.layer_scale([12])\.lambda1$", r".ls\1.gamma")
+_LEFT_OUT = (
+    "embeddings.mask_token",
+    "embeddings.position_ids",
+    "pooler.dense.",
+    "classifier.",
+    "lm_head.",
+    "head.",
+    "decoder.",
+    "text_model.",
+    "text_projection.",
+    "visual_projection.",
+    "logit_",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Kind:
+    """What holds for one `model_type` beside its config."""
+
+    title: str
+    network: Network = "VisionTransformer"
+    positions: str = "transformers"
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    norm_eps: float
+    class_token: bool = True
+    activation: str = "gelu"
+    patch: int = 16
+    registers: int | None = None
+    renames: Sequence[tuple[str, str]] = (*_EMBEDDINGS, *_BLOCKS)
+    options: Callable[[Mapping[str, Any]], dict[str, Any]] = field(default=lambda _config: {})
+
+
+def _dinov2_options(config: Mapping[str, Any]) -> dict[str, Any]:
+    gated = {"mlp_layer": "SwiGLUPacked", "act_layer": "silu"} if config.get("use_swiglu_ffn") else {}
+    registers = {"no_embed_class": True} if config.get("model_type") == "dinov2_with_registers" else {}
+    return {"init_values": 1.0, **registers, **gated}
+
+
+def _beit_options(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "use_abs_pos_emb": bool(config.get("use_absolute_position_embeddings")),
+        "use_rel_pos_bias": bool(config.get("use_relative_position_bias")),
+        "use_shared_rel_pos_bias": bool(config.get("use_shared_relative_position_bias")),
+        **({"init_values": 1.0} if config.get("layer_scale_init_value", 0.1) > 0 else {}),
+    }
+
+
+def _dinov3_options(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "qkv_bias": bool(config.get("query_bias", True)),
+        "init_values": 1.0,
+        "rope_type": "dinov3",
+        "rope_temperature": config.get("rope_theta", 100.0),
+        "rope_rotate_half": True,
+        "use_rot_pos_emb": True,
+        "use_abs_pos_emb": False,
+        **({"swiglu_mlp": True, "swiglu_align_to": 8} if config.get("use_gated_mlp") else {}),
+    }
+
+
+_DINOV3_RENAMES = (
+    *_EMBEDDINGS,
+    *_BLOCKS,
+    (r"\.layer_scale([12])\.lambda1$", r".gamma_\1"),
+    (r"\.mlp\.gate_proj\.", ".mlp.fc1_g."),
+    (r"\.mlp\.up_proj\.", ".mlp.fc1_x."),
+    (r"\.mlp\.down_proj\.", ".mlp.fc2."),
+)
+_BEIT_RENAMES = (*_EMBEDDINGS, *_BLOCKS, (r"\.lambda_([12])$", r".gamma_\1"))
+_DINOV2_RENAMES = (*_EMBEDDINGS, *_BLOCKS, _SCALES)
+# The defaults are those of transformers' own configurations, which config.json leaves out where they hold.
+_KINDS = {
+    "vit": _Kind(title="ViT", mean=HALF, std=HALF, norm_eps=1e-12),
+    "vit_mae": _Kind(title="MAE", norm_eps=1e-12),
+    "ijepa": _Kind(title="I-JEPA", norm_eps=1e-6, class_token=False),
+    "dinov2": _Kind(title="DINOv2", norm_eps=1e-6, patch=14, renames=_DINOV2_RENAMES, options=_dinov2_options),
+    "dinov2_with_registers": _Kind(
+        title="DINOv2",
+        positions="dinov2-registers",
+        norm_eps=1e-6,
+        patch=14,
+        registers=4,
+        renames=_DINOV2_RENAMES,
+        options=_dinov2_options,
+    ),
+    "dinov3_vit": _Kind(
+        title="DINOv3",
+        network="Eva",
+        positions="rotary",
+        norm_eps=1e-5,
+        registers=0,
+        renames=_DINOV3_RENAMES,
+        options=_dinov3_options,
+    ),
+    "beit": _Kind(
+        title="BEiT",
+        network="Beit",
+        positions="relative-bias",
+        mean=HALF,
+        std=HALF,
+        norm_eps=1e-12,
+        renames=_BEIT_RENAMES,
+        options=_beit_options,
+    ),
+    "clip": _Kind(
+        title="CLIP",
+        mean=CLIP_MEAN,
+        std=CLIP_STD,
+        norm_eps=1e-5,
+        activation="quick_gelu",
+        patch=32,
+        renames=_TOWERS,
+        options=lambda _config: {"pre_norm": True},
+    ),
+    "siglip": _Kind(
+        title="SigLIP",
+        mean=HALF,
+        std=HALF,
+        norm_eps=1e-6,
+        class_token=False,
+        activation="gelu_pytorch_tanh",
+        renames=_TOWERS,
+    ),
+}
+_SIZES = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12}
+
+
+def _read(model_type: str, kind: _Kind) -> Callable[[Published], VitForm | None]:
+    def read(published: Published) -> VitForm | None:
+        config = {**published.config, **published.config.get("vision_config", {})}
+        sizes = {name: whole(config.get(name, default)) for name, default in _SIZES.items()}
+        patch, side = whole(config.get("patch_size", kind.patch)), whole(config.get("image_size", 224))
+        registers = whole(config.get("num_register_tokens", kind.registers)) if kind.registers is not None else 0
+        activation, mlp_width = config.get("hidden_act", kind.activation), _mlp_width(published, kind)
+        if not all((*sizes.values(), patch, side, mlp_width)) or activation not in _ACTIVATIONS:
+            return None
+        width = sizes["hidden_size"]
+        return VitForm(
+            family=f"{PREFIX}{model_type.replace('_', '-')}",
+            title=f"{kind.title} {size_name(width, patch)} of transformers",
+            network=kind.network,
+            width=width,
+            depth=sizes["num_hidden_layers"],
+            heads=sizes["num_attention_heads"],
+            mlp_width=mlp_width,
+            patch=patch,
+            grid=(side // patch, side // patch),
+            registers=registers,
+            class_token=kind.class_token,
+            norm_eps=float(config.get("layer_norm_eps", kind.norm_eps)),
+            options={
+                **({"act_layer": act} if (act := _ACTIVATIONS[activation]) else {}),
+                **kind.options(config),
+            },
+            positions=kind.positions,
+            **_preprocessing(published.preprocessor, kind),
+        )
+
+    return read
+
+
+def _mlp_width(published: Published, kind: _Kind) -> int:
+    """From the shapes: some configurations have a ratio instead, and round what comes of it."""
+    for name, shape in published.shapes.items():
+        renamed = name
+        for pattern, replacement in kind.renames:
+            renamed = re.sub(pattern, replacement, renamed)
+        if re.fullmatch(r"blocks\.0\.mlp\.fc1(_x)?\.weight", renamed):
+            return shape[0]
+    return 0
+
+
+def _preprocessing(said: Mapping[str, Any], kind: _Kind) -> dict[str, Any]:
+    """What preprocessor_config.json says, and the family's own where it says nothing."""
+    size, crop = said.get("size"), said.get("crop_size")
+    edge = size.get("shortest_edge") if isinstance(size, Mapping) else None
+    cut = crop.get("height") if isinstance(crop, Mapping) else crop
+    cropped = bool(said.get("do_center_crop")) and bool(whole(edge)) and bool(whole(cut))
+    return {
+        "mean": _three(said.get("image_mean"), kind.mean),
+        "std": _three(said.get("image_std"), kind.std),
+        "interpolation": {_BILINEAR: "bilinear", _BICUBIC: "bicubic"}.get(said.get("resample", _BICUBIC), "bicubic"),
+        "squash": bool(said) and not cropped and edge is None,
+        "crop_fraction": min(1.0, whole(cut) / whole(edge)) if cropped else 1.0,
+    }
+
+
+def _three(said: object, otherwise: tuple[float, float, float]) -> tuple[float, float, float]:
+    if isinstance(said, list) and len(said) == len(otherwise) and all(isinstance(n, int | float) for n in said):
+        return float(said[0]), float(said[1]), float(said[2])
+    return otherwise
+
+
+def _finish(state: State, form: VitForm) -> State:
+    """Join queries, keys and values, and give class token, positions and registers the network's forms."""
+    joined: State = {}
+    for name, tensor in state.items():
+        if ".attn.q." in name and name.replace(".attn.q.", ".attn.v.") in state:
+            joined |= _joined(state, name, form)
+        elif not any(part in name for part in (".attn.q.", ".attn.k.", ".attn.v.")):
+            joined[name] = tensor
+    if "cls_token" in joined:
+        joined["cls_token"] = joined["cls_token"].reshape(1, 1, -1)
+    if "pos_embed" in joined:
+        joined["pos_embed"] = joined["pos_embed"].reshape(1, -1, joined["pos_embed"].shape[-1])
+    if form.options.get("no_embed_class"):
+        joined["cls_token"] = joined["cls_token"] + joined["pos_embed"][:, :1]
+        joined["pos_embed"] = joined["pos_embed"][:, 1:]
+    if not form.options.get("swiglu_mlp"):
+        joined = {name.replace(".mlp.fc1_x.", ".mlp.fc1."): tensor for name, tensor in joined.items()}
+    return joined
+
+
+def _joined(state: State, name: str, form: VitForm) -> State:
+    """The three parts of one projection; timm's Beit and Eva keep the biases of queries and values apart."""
+    query, value = state[name], state[name.replace(".attn.q.", ".attn.v.")]
+    block, _, kind = name.partition(".attn.q.")
+    if kind == "bias" and form.network != "VisionTransformer":
+        return {f"{block}.attn.q_bias": query, f"{block}.attn.v_bias": value}
+    key = state.get(name.replace(".attn.q.", ".attn.k."), torch.zeros_like(query))
+    return {f"{block}.attn.qkv.{kind}": torch.cat([query, key, value])}
+
+
+def _model_type(published: Published) -> str:
+    """CLIP's and SigLIP's image towers have a type of their own."""
+    return str(published.config.get("model_type", "")).removesuffix("_vision_model")
+
+
+TRANSFORMERS = tuple(
+    KeyFormat(
+        family=f"{PREFIX}{model_type.replace('_', '-')}",
+        needs=(),
+        claims=lambda published, model_type=model_type: _model_type(published) == model_type,  # type: ignore[misc]
+        read=_read(model_type, kind),
+        renames=kind.renames,
+        left_out=_LEFT_OUT,
+        finish=_finish,
+    )
+    for model_type, kind in _KINDS.items()
+)
