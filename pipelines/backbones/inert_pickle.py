@@ -172,8 +172,10 @@ def _tensor(storage: object, offset: object, shape: object, stride: object, *_re
     if not isinstance(storage, StorageRecord):
         return Stub()
     (start,), sizes, steps = _whole((offset,)), _whole(shape), _whole(stride)
+    if len(sizes) != len(steps):
+        raise InertPickleError("a tensor whose shape and strides differ in length")
     record = TensorRecord(storage=storage, offset=start, shape=sizes, stride=steps)
-    if len(sizes) != len(steps) or record.end > storage.numel:
+    if record.end > storage.numel:
         raise InertPickleError("a tensor that reaches beyond its storage")
     return record
 
