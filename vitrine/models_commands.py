@@ -18,7 +18,8 @@ _NAMES_SHOWN = 5
 def list_models(context: typer.Context, json: Json = False) -> None:
     """List the known checkpoints: family, size, resolution, normalisation, license, and where to get the file.
 
-    Any of their files loads with `--model auto --weights FILE`; other ViTs of timm load by timm's name.
+    Any of these files loads with `--model auto --weights FILE`, or by its name here, and so does a folder of
+    transformers; other ViTs of timm load by timm's name.
 
     \b
     vitrine models
@@ -32,7 +33,7 @@ def list_models(context: typer.Context, json: Json = False) -> None:
     from vitrine.output import console, counted, print_json, print_table
 
     if json:
-        print_json({"models": [asdict(entry) for entry in CATALOGUE]})
+        print_json({"models": [{**asdict(entry), "normalisation": entry.normalisation} for entry in CATALOGUE]})
         return
     rows = [
         (

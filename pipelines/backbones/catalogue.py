@@ -3,8 +3,14 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from pipelines.backbones.formats.form import CLIP_MEAN, CLIP_STD, HALF, IMAGENET_MEAN, IMAGENET_STD
+
 # (letter of the size, patch) -> (width, depth), as the literature has them.
-_SIZES = {"s": (384, 12), "b": (768, 12), "l": (1024, 24), "h": (1280, 32), "g": (1536, 40)}
+_SIZES = {"s": (384, 12), "b": (768, 12), "l": (1024, 24), "h": (1280, 32), "g": (1536, 40), "7b": (4096, 40)}
+_SATELLITE: dict[str, tuple[float, float, float]] = {"mean": (0.430, 0.411, 0.296), "std": (0.213, 0.156, 0.143)}
+_NORMALISATIONS = {IMAGENET_MEAN: "ImageNet", HALF: "0.5", CLIP_MEAN: "CLIP", _SATELLITE["mean"]: "SAT-493M"}
+# Of models that load by timm's name, from timm's own hub.
+TIMM = "timm"
 _MAE = "https://dl.fbaipublicfiles.com/mae"
 _DINO = "https://dl.fbaipublicfiles.com/dino"
 _DINOV2 = "https://dl.fbaipublicfiles.com/dinov2"
@@ -18,13 +24,13 @@ class KnownCheckpoint:
         name: as `vitrine models` lists it.
         family: its key format.
         source: the repository that it comes from.
-        license: as the repository states it; None where that is not known here.
+        license: as the repository, or timm, states it; None where that is not known here.
         where: where to get the file.
         digest: the first digits of the file's digest, where one is published: `md5:...` or `sha256:...`.
         patch: side of a patch in pixels.
         width, depth: features of a token and blocks.
         native_size: side of the square input that it was trained for, in pixels.
-        normalisation: `imagenet`, or the mean and standard deviation.
+        mean, std: of the three channels, for pixels scaled to 0..1.
     """
 
     name: str
@@ -37,7 +43,13 @@ class KnownCheckpoint:
     width: int
     depth: int
     native_size: int
-    normalisation: str = "imagenet"
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+
+    @property
+    def normalisation(self) -> str:
+        """Whose mean and standard deviation these are."""
+        return _NORMALISATIONS[self.mean]
 
 
 def _mae() -> Iterator[KnownCheckpoint]:
@@ -109,7 +121,23 @@ def _dinov2() -> Iterator[KnownCheckpoint]:
             )
 
 
-def _others() -> Iterator[KnownCheckpoint]:
+def _supervised() -> Iterator[KnownCheckpoint]:
+    for letter, patch, depth, width, digest in (("b", 16, 12, 768, "c867db91"),):
+        yield KnownCheckpoint(
+            name=f"torchvision-{letter}{patch}",
+            family="torchvision",
+            source="pytorch/vision",
+            license="BSD-3-Clause",
+            where=f"https://download.pytorch.org/models/vit_{letter}_{patch}-{digest}.pth",
+            digest=f"sha256:{digest}",
+            patch=patch,
+            width=width,
+            depth=depth,
+            native_size=224,
+        )
+
+
+def _masked() -> Iterator[KnownCheckpoint]:
     yield KnownCheckpoint(
         name="simmim-b16",
         family="simmim",
@@ -121,21 +149,126 @@ def _others() -> Iterator[KnownCheckpoint]:
         depth=12,
         native_size=224,
     )
-    yield KnownCheckpoint(
-        name="torchvision-b16",
-        family="torchvision",
-        source="pytorch/vision",
-        license="BSD-3-Clause",
-        where="https://download.pytorch.org/models/vit_b_16-c867db91.pth",
-        digest="sha256:c867db91",
-        patch=16,
-        width=768,
-        depth=12,
-        native_size=224,
-    )
+    for suffix, where, digest in (
+        ("", "github.com/bair-climate-initiative/scale-mae, release base-800, scalemae-vitlarge-800.pth", None),
+        (
+            "-encoder",
+            "https://hf.co/torchgeo/vit_large_patch16_224_fmow_rgb_scalemae, "
+            "vit_large_patch16_224_fmow_rgb_scalemae-98ed9821.pth",
+            "sha256:98ed9821",
+        ),
+    ):
+        yield KnownCheckpoint(
+            name=f"scale-mae-l16{suffix}",
+            family="scale-mae",
+            source="bair-climate-initiative/scale-mae",
+            license="CC-BY-NC-4.0",
+            where=where,
+            digest=digest,
+            patch=16,
+            width=1024,
+            depth=24,
+            native_size=224,
+        )
 
 
-CATALOGUE = (*_mae(), *_others(), *_dino(), *_dinov2())
+def _ibot() -> Iterator[KnownCheckpoint]:
+    for name, letter, drive in (
+        ("ibot-s16", "s", "1di_xSqKxEwp7TFkis8fWkhYOYH1PagkH"),
+        ("ibot-b16", "b", "1JgdVNX0zjYy9AoUEZO0BILOlFVH-1Vfu"),
+        ("ibot-b16-in22k", "b", "1djICe-Q9B7WPy_VOk8qtYRGc06wyp5Ct"),
+        ("ibot-l16-in22k", "l", "1wmTENIXLy4JlzG-HoKUE3OZBJuPPA-Vm"),
+    ):
+        width, depth = _SIZES[letter]
+        yield KnownCheckpoint(
+            name=name,
+            family="ibot",
+            source="bytedance/ibot",
+            license="Apache-2.0",
+            where=f"Google Drive, file {drive}",
+            patch=16,
+            width=width,
+            depth=depth,
+            native_size=224,
+        )
+
+
+def _dinov3() -> Iterator[KnownCheckpoint]:
+    for size, letter, data, digest in (
+        ("vits16", "s", "lvd1689m", "08c60483"),
+        ("vits16plus", "s", "lvd1689m", "4057cbaa"),
+        ("vitb16", "b", "lvd1689m", "73cec8be"),
+        ("vitl16", "l", "lvd1689m", "8aa4cbdd"),
+        ("vith16plus", "h", "lvd1689m", "7c1da9a5"),
+        ("vit7b16", "7b", "lvd1689m", "a955f4ea"),
+        ("vitl16", "l", "sat493m", "eadcf0ff"),
+        ("vit7b16", "7b", "sat493m", "a6675841"),
+    ):
+        width, depth = _SIZES[letter]
+        yield KnownCheckpoint(
+            name=f"dinov3-{size.removeprefix('vit')}{'-sat' if data == 'sat493m' else ''}",
+            family="dinov3",
+            source="facebookresearch/dinov3",
+            license="DINOv3 License",
+            where=f"on request at https://ai.meta.com/resources/models-and-libraries/dinov3-downloads/, "
+            f"dinov3_{size}_pretrain_{data}-{digest}.pth",
+            digest=f"sha256:{digest}",
+            patch=16,
+            width=width,
+            depth=depth,
+            native_size=256,
+            **(_SATELLITE if data == "sat493m" else {}),
+        )
+
+
+def _ijepa() -> Iterator[KnownCheckpoint]:
+    for name, file, patch, width, depth, side in (
+        ("ijepa-h14", "IN1K-vit.h.14-300e", 14, 1280, 32, 224),
+        ("ijepa-h14-in22k", "IN22K-vit.h.14-900e", 14, 1280, 32, 224),
+        ("ijepa-h16-448", "IN1K-vit.h.16-448px-300e", 16, 1280, 32, 448),
+        ("ijepa-g16-in22k", "IN22K-vit.g.16-600e", 16, 1408, 40, 224),
+    ):
+        yield KnownCheckpoint(
+            name=name,
+            family="ijepa",
+            source="facebookresearch/ijepa",
+            license="CC-BY-NC-4.0",
+            where=f"https://dl.fbaipublicfiles.com/ijepa/{file}.pth.tar",
+            patch=patch,
+            width=width,
+            depth=depth,
+            native_size=side,
+        )
+
+
+def _of_timm() -> Iterator[KnownCheckpoint]:
+    half, imagenet, clip = (HALF, HALF), (IMAGENET_MEAN, IMAGENET_STD), (CLIP_MEAN, CLIP_STD)
+    for name, patch, (mean, std), terms in (
+        ("vit_base_patch16_224.augreg_in21k", 16, half, "Apache-2.0"),
+        ("vit_base_patch16_224.augreg_in1k", 16, half, "Apache-2.0"),
+        ("deit_base_patch16_224.fb_in1k", 16, imagenet, "Apache-2.0"),
+        ("deit3_base_patch16_224.fb_in1k", 16, imagenet, "Apache-2.0"),
+        ("beit_base_patch16_224.in22k_ft_in22k", 16, half, "Apache-2.0"),
+        ("vit_base_patch16_clip_quickgelu_224.openai", 16, clip, "Apache-2.0"),
+        ("vit_base_patch16_siglip_224.webli", 16, half, "Apache-2.0"),
+        ("eva02_base_patch14_224.mim_in22k", 14, clip, "MIT"),
+    ):
+        yield KnownCheckpoint(
+            name=name,
+            family=TIMM,
+            source="timm",
+            license=terms,
+            where=f"https://hf.co/timm/{name.replace('_quickgelu', '')}",
+            patch=patch,
+            width=768,
+            depth=12,
+            native_size=224,
+            mean=mean,
+            std=std,
+        )
+
+
+CATALOGUE = (*_mae(), *_masked(), *_dino(), *_ibot(), *_dinov2(), *_dinov3(), *_ijepa(), *_supervised(), *_of_timm())
 _BY_NAME = {entry.name: entry for entry in CATALOGUE}
 
 

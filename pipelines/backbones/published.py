@@ -1,6 +1,7 @@
 """Published files as backbones: what a file is decides the network; no name of timm's is needed."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -13,7 +14,7 @@ from pipelines.backbones.catalogue import known, of_digest
 from pipelines.backbones.checkpoint import BackboneError, file_sha256, read_checkpoint
 from pipelines.backbones.formats import FAMILIES, VitForm
 from pipelines.backbones.hub_folder import weights_file
-from pipelines.backbones.inspection import inspect_checkpoint, require_fit
+from pipelines.backbones.inspection import CheckpointReport, inspect_checkpoint, require_fit
 from pipelines.backbones.networks import build_network, fill_network, grid_of, network_arguments, own_rule
 from pipelines.backbones.positions import position_text
 from pipelines.backbones.preprocessing import Fit, ImageSize, Preprocessing
@@ -90,7 +91,7 @@ def describe_published(request: BackboneRequest) -> TimmBackbone:
     Raises:
         BackboneError: the file is not what it was.
     """
-    form = inspect_checkpoint(Path(request.weights), family=request.architecture).form
+    form = _form(request, inspect_checkpoint(Path(request.weights), family=request.architecture))
     with torch.device("meta"):
         module = build_network(form, request.image_size or form.image_size)
     return _backbone(request, form, module)
@@ -109,7 +110,7 @@ def load_published(request: BackboneRequest, *, attention_kernel: str | None = N
     path = Path(request.weights)
     report = inspect_checkpoint(path, family=request.architecture)
     require_fit(report)
-    form = report.form
+    form = _form(request, report)
     state = FAMILIES[form.family].convert(read_checkpoint(path).tensors, form)
     with attention(attention_kernel):
         module = build_network(form, request.image_size or form.image_size)
@@ -118,6 +119,12 @@ def load_published(request: BackboneRequest, *, attention_kernel: str | None = N
         # Otherwise the patch embedding, a convolution, would be computed with ten bits of mantissa in float32.
         torch.backends.cudnn.allow_tf32 = False
     return _backbone(request, form, module.to(request.device))
+
+
+def _form(request: BackboneRequest, report: CheckpointReport) -> VitForm:
+    """What a file says of itself, and its name of how images are normalised."""
+    entry = known(request.model)
+    return report.form if entry is None else replace(report.form, mean=entry.mean, std=entry.std)
 
 
 def _backbone(request: BackboneRequest, form: VitForm, module: Any) -> TimmBackbone:

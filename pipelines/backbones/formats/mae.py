@@ -37,6 +37,7 @@ def decoder_of(published: Published) -> dict[str, int] | None:
 
 MAE = KeyFormat(
     family="mae",
+    prefixes=("module.",),
     needs=("cls_token", *NEEDS),
     claims=claims,
     read=read,

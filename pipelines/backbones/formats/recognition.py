@@ -11,6 +11,8 @@ from pipelines.backbones.formats.dinov3 import DINOV3
 from pipelines.backbones.formats.form import KeyFormat, Published, VitForm
 from pipelines.backbones.formats.ijepa import IJEPA
 from pipelines.backbones.formats.mae import MAE
+from pipelines.backbones.formats.plain import NEEDS as PLAIN_NAMES
+from pipelines.backbones.formats.plain import has_head
 from pipelines.backbones.formats.scale_mae import SCALE_MAE
 from pipelines.backbones.formats.simmim import SIMMIM
 from pipelines.backbones.formats.torchvision_vit import TORCHVISION
@@ -50,10 +52,15 @@ def recognise(published: Published, *, file: str, family: str | None = None) -> 
         form = key_format.recognise(published, named=family is not None)
         if form is not None:
             return key_format, form
+    if family is None and published.has(*PLAIN_NAMES) and has_head(published):
+        raise BackboneError(
+            f"weights {file} classify under timm's names, which do not say how images are normalised; give timm's name "
+            "with --model, such as vit_base_patch16_224.augreg_in21k or deit_base_patch16_224.fb_in1k."
+        )
     named = [form for form in FORMATS if form.needs] if family is None else [FAMILIES[family]]
     nearest = min(named, key=lambda form: len(form.lacks(published)))
     lacking = nearest.lacks(published)
-    reason = f"lacks {_told(lacking)}" if lacking else "has shapes that fit no ViT"
+    reason = f"lacks {_told(lacking)}" if lacking else "has the names, and not the shapes"
     what = "of no family known here; the nearest is" if family is None else "not of the family"
     raise BackboneError(
         f"weights {file} are {what} {nearest.family!r}, for which it {reason}. `vitrine models` lists the families; "
