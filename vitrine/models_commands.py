@@ -5,12 +5,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vitrine.models_bench_command import bench
 from vitrine.options import Json
 
 if TYPE_CHECKING:
     from pipelines.backbones.inspection import CheckpointReport
 
 models = typer.Typer(invoke_without_command=True, rich_markup_mode="rich")
+models.command("bench")(bench)
 _NAMES_SHOWN = 5
 
 

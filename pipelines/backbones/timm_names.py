@@ -42,10 +42,8 @@ def resolve_timm(
         architecture, title = DEMO_ARCHITECTURE, DEMO_TITLE
         image_size = image_size or DEMO_IMAGE_SIZE
         weights = weights or _demo_weights()
-    elif not timm.is_model(model):
-        raise BackboneError(
-            f"model {model!r} is not known to timm{_suggestions(model)}; `demo`, `null` and timm's ViT names are."
-        )
+    else:
+        require_known(model)
     require_plain_vit(architecture, image_size)
     path = (weights or _hub_weights(model)).expanduser().resolve()
     sha256 = file_sha256(path)
@@ -60,6 +58,18 @@ def resolve_timm(
         image_size=image_size,
         **options,
     )
+
+
+def require_known(model: str) -> None:
+    """Refuse what is no name of timm's.
+
+    Raises:
+        BackboneError: with names near it.
+    """
+    if not timm.is_model(model):
+        raise BackboneError(
+            f"model {model!r} is not known to timm{_suggestions(model)}; `demo`, `null` and timm's ViT names are."
+        )
 
 
 def _suggestions(model: str) -> str:

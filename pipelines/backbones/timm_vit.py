@@ -119,6 +119,34 @@ def describe_timm(request: BackboneRequest) -> Backbone:
     return _backbone(request, module, position_embedding)
 
 
+def random_timm(
+    architecture: str, *, image_size: ImageSize | None = None, compute_dtype: str = "float32", device: str = "cpu"
+) -> Backbone:
+    """A ViT of timm with random weights, the same in every call: to time it, since its tokens say nothing.
+
+    Args:
+        architecture: timm's name, with or without its tag.
+        image_size, compute_dtype, device: see `BackboneRequest`.
+
+    Raises:
+        BackboneError: not a ViT, or an input size that it does not take.
+    """
+    request = BackboneRequest(
+        model=architecture,
+        title=f"{architecture} with random weights",
+        architecture=architecture,
+        weights="",
+        weights_sha256="",
+        image_size=image_size,
+        compute_dtype=compute_dtype,
+        device=device,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        module = build_module(architecture, image_size)
+    return _backbone(request, module.to(device), "random")
+
+
 def _backbone(request: BackboneRequest, module: Any, position_embedding: str) -> Backbone:
     height, width = module.patch_embed.grid_size
     image_size = input_size(module)
