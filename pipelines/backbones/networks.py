@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from timm.layers.mlp import SwiGLUPacked
 from timm.layers.norm import LayerNorm
-from timm.layers.pos_embed_rel import resize_rel_pos_bias_table
 from timm.models.beit import Beit
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 
+from pipelines.backbones import relative_bias
 from pipelines.backbones.checkpoint import BackboneError
 from pipelines.backbones.formats import State, VitForm
 from pipelines.backbones.ground_distance import DEFAULT_DISTANCE_M, ScaleMaeNetwork
@@ -86,12 +86,12 @@ def fill_network(module: Any, state: State, form: VitForm, *, rule: str | None =
     """
     state, wanted = dict(state), grid_of(module)
     if "pos_embed" in state:
-        own = RULES[own_rule(form, rule)]
-        state["pos_embed"] = resample(state["pos_embed"], stored=form.grid, wanted=wanted, rule=own)
-    shapes = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+        how = RULES[own_rule(form, rule)]
+        state["pos_embed"] = resample(state["pos_embed"], stored=form.grid, wanted=wanted, rule=how)
     for name in state:
-        if name.endswith(_TABLE) and form.grid != wanted:
-            state[name] = resize_rel_pos_bias_table(state[name], wanted, shapes[name], form.grid)
+        if name.endswith(_TABLE):
+            own = own_rule(form, rule)
+            state[name] = relative_bias.resample_table(state[name], stored=form.grid, wanted=wanted, rule=own)
     periods = state.pop(_PERIODS, None)
     module.load_state_dict(state, strict=True)
     if periods is not None:
@@ -107,6 +107,8 @@ def own_rule(form: VitForm, rule: str | None) -> str:
     """
     if rule is None or rule == form.positions:
         return form.positions
+    if form.positions in relative_bias.RULES and rule == "timm":
+        return relative_bias.TIMM
     if form.positions not in RULES:
         raise BackboneError(
             f"--position-embedding {rule!r} does not apply to {form.title}, whose positions are {form.positions!r}; "

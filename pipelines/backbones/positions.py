@@ -10,6 +10,8 @@ from typing import Literal
 import torch
 from jaxtyping import Float
 
+from pipelines.backbones import relative_bias
+
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
@@ -36,9 +38,6 @@ class Rule:
         return f"{how} from {stored[0]}x{stored[1]} to {wanted[0]}x{wanted[1]} ({self.name})"
 
 
-# Of families that store a table of relative positions instead.
-RELATIVE_BIAS = "relative-bias"
-
 # facebookresearch/dino @7c446df and dinov2 @b8931f7, interpolate_pos_encoding; mae @efb2a80, util/pos_embed.py;
 # torchvision 0.29, interpolate_embeddings; open_clip, resize_pos_embed; transformers, interpolate_pos_encoding.
 RULES = {
@@ -64,8 +63,8 @@ def position_text(rule: str, stored: tuple[int, int], wanted: tuple[int, int]) -
     """
     if rule in RULES:
         return "as stored" if stored == wanted else RULES[rule].described(stored, wanted)
-    if rule == RELATIVE_BIAS:
-        return "as stored" if stored == wanted else f"relative bias resampled to {wanted[0]}x{wanted[1]} (timm)"
+    if rule in relative_bias.RULES:
+        return relative_bias.text(rule, stored, wanted)
     return f"computed ({rule})"
 
 

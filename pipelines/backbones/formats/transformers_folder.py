@@ -158,7 +158,7 @@ _KINDS = {
     "beit": _Kind(
         title="BEiT",
         network="Beit",
-        positions="relative-bias",
+        positions="relative-bias-transformers",
         mean=HALF,
         std=HALF,
         norm_eps=1e-12,

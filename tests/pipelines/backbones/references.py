@@ -6,12 +6,15 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
 from safetensors.torch import save_file
+from scipy.interpolate import RectBivariateSpline
 
 from tests.pipelines.backbones.published_files import Size, State
 
+TABLE = "encoder.rel_pos_bias.relative_position_bias_table"
 # {layer: every token, prefix first}, through the final norm.
 Reference = dict[int, torch.Tensor]
 
@@ -347,3 +350,29 @@ def ground_positions(distances_m: torch.Tensor, grid: int, width: int) -> torch.
         halves.append(torch.cat([torch.sin(out), torch.cos(out)], dim=1))
     embedding = torch.cat(halves, dim=1).reshape(len(distances_m), grid * grid, width)
     return torch.cat([torch.zeros(len(distances_m), 1, width, dtype=torch.float64), embedding], dim=1)
+
+
+def simmim_table(table: torch.Tensor, source: int, target: int) -> torch.Tensor:
+    """SimMIM @0e71746, remap_pretrained_keys_vit, transcribed; its `interp2d` is now another spline of scipy's."""
+    extra, heads = table[-3:], table.shape[1]
+    src_size, dst_size = 2 * source - 1, 2 * target - 1
+    left, right = 1.01, 1.5
+    while right - left > 1e-6:
+        q = (left + right) / 2.0
+        gp = (1.0 - q ** (src_size // 2)) / (1.0 - q)
+        if gp > dst_size // 2:
+            right = q
+        else:
+            left = q
+    dis, cur = [], 1.0
+    for i in range(src_size // 2):
+        dis.append(cur)
+        cur += q ** (i + 1)
+    x = [-d for d in reversed(dis)] + [0.0, *dis]
+    t = dst_size // 2.0
+    dx = np.arange(-t, t + 0.1, 1.0)
+    columns = []
+    for head in range(heads):
+        z = table[:-3, head].reshape(src_size, src_size).numpy()
+        columns.append(torch.from_numpy(RectBivariateSpline(x, x, z)(dx, dx)).reshape(-1, 1))
+    return torch.cat([torch.cat(columns, dim=1), extra])

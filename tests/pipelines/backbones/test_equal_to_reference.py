@@ -127,6 +127,26 @@ def test_simmim_is_transformers_beit_with_one_table(compare: Compare, tmp_path: 
     compare("simmim", "native", {"model": state, "epoch": 800}, inputs, theirs)
 
 
+@pytest.mark.parametrize("side", [288, 160])
+def test_simmim_elsewhere_is_transformers_beit_with_simmims_own_table(
+    compare: Compare, tmp_path: Path, side: int
+) -> None:
+    state = publish.simmim(S16)
+    resampled = {
+        **state,
+        refer.TABLE: refer.simmim_table(state[refer.TABLE], S16.grid, side // S16.patch),
+    }
+    settings = refer.config(
+        S16, model_type="beit", use_mask_token=True, use_shared_relative_position_bias=True, use_mean_pooling=False
+    )
+    encoder = {name.removeprefix("encoder."): t for name, t in resampled.items() if name.startswith("encoder.")}
+    names, size = refer.transformers_beit_names(encoder, S16), {**settings, "image_size": side}
+    model = refer.transformers_model(tmp_path / "folder", names, size, "BeitModel", add_pooling_layer=False)
+    inputs = pixels(side, side)
+    theirs = refer.transformers_tokens(model, inputs, model.layernorm)
+    compare("simmim", f"{side}", {"model": state, "epoch": 800}, inputs, theirs)
+
+
 @pytest.mark.parametrize("shared", [True, False], ids=["pre-trained", "fine-tuned"])
 def test_beit_is_transformers_beit(compare: Compare, tmp_path: Path, shared: bool) -> None:
     content = publish.beit(S16, shared=shared)

@@ -73,8 +73,8 @@ def folders() -> dict[str, tuple[State, dict[str, Any], str]]:
 def test_a_folder_of_transformers_gives_transformers_own_tokens(
     compare: Compare, tmp_path: Path, model_type: str, case: str
 ) -> None:
-    if case != "native" and model_type in {*SINGLE_PRECISION_POSITIONS, "beit"}:
-        pytest.skip("transformers resamples in float32, or has no rule that timm has")
+    if case != "native" and model_type in SINGLE_PRECISION_POSITIONS:
+        pytest.skip("transformers resamples in float32")
     state, settings, name = folders()[model_type]
     pooled = {"add_pooling_layer": False} if name in {"ViTModel", "IJepaModel", "BeitModel"} else {}
     model = refer.transformers_model(
