@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipelines.backbones import resolve_backbone
+from pipelines.backbones import load_backbone, resolve_backbone
 from tests.pipelines.backbones import published_files as publish
 from tests.pipelines.backbones import references as refer
+from tests.pipelines.backbones.comparison import FLOAT32, FLOAT64, TABLE, largest_difference
 from tests.pipelines.backbones.published_files import Size, pixels
 
 Compare = Callable[..., None]
@@ -219,3 +220,39 @@ def test_the_mirror_of_scale_maes_encoder_needs_its_name(tmp_path: Path) -> None
     torch.save(content, tmp_path / "mirror.pth")
     assert resolve_backbone("auto", weights=tmp_path / "mirror.pth").architecture == "mae"
     assert resolve_backbone("scale-mae", weights=tmp_path / "mirror.pth").architecture == "scale-mae"
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224.augreg_in21k", "deit_tiny_patch16_224.fb_in1k"])
+@pytest.mark.parametrize("wrapped", [False, True], ids=["flat", "under model"])
+def test_timms_supervised_models_are_transformers_vit(tmp_path: Path, name: str, wrapped: bool) -> None:
+    size = Size(width=192, heads=3, mlp=768, depth=12)
+    state = publish.plain(size)
+    settings = refer.config(size, model_type="vit")
+    names = refer.transformers_vit_names(state, size)
+    model = refer.transformers_model(tmp_path / "folder", names, settings, "ViTModel", add_pooling_layer=False)
+    inputs = pixels(224, 224)
+    theirs = refer.transformers_tokens(model, inputs, model.layernorm)
+    with_head = {**state, "head.weight": torch.zeros(10, size.width), "head.bias": torch.zeros(10)}
+    torch.save({"model": with_head} if wrapped else with_head, tmp_path / "weights.pth")
+    backbone = load_backbone(resolve_backbone(name, weights=tmp_path / "weights.pth"))
+    layers = range(1, size.depth + 1)
+    single = backbone.tokens_of(inputs.float(), layers)
+    backbone.module.double()
+    backbone.module.load_state_dict(state)  # in float64, which the model was loaded without
+    double = backbone.tokens_of(inputs, layers)
+    differences = largest_difference(double, theirs, 1), largest_difference(single, theirs, 1)
+    TABLE.append((f"timm {name}"[:27], "native", *differences))
+    assert differences[0] <= FLOAT64
+    assert differences[1] <= FLOAT32
+
+
+def test_a_file_of_real_size_is_its_reference(compare: Compare, tmp_path: Path) -> None:
+    """ViT-S/16 as DINO publishes it, where 12 blocks add up their rounding."""
+    size = Size(width=384, depth=12, heads=6, mlp=1536)
+    content = publish.plain(size)
+    names, settings = refer.transformers_vit_names(content, size), refer.config(size, model_type="vit")
+    model = refer.transformers_model(tmp_path / "folder", names, settings, "ViTModel", add_pooling_layer=False)
+    refer.replace_positions(model, refer.dino_positions)
+    inputs = pixels(224, 256)
+    theirs = refer.transformers_tokens(model, inputs, model.layernorm, interpolate_pos_encoding=True)
+    compare("dino", "ViT-S/16, not square", content, inputs, theirs)
