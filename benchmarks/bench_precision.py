@@ -1,7 +1,7 @@
 """What half precision does to tokens: their cosine to those of float32, by family.
 
 Random weights of the family's smallest ViT in timm by default; with `VITRINE_BENCH=full` and `VITRINE_TEST_DATA` also
-the demo weights on tiles of CamVid. Printed as a table in Markdown, which docs/models.md holds.
+the demo weights on tiles of CamVid. Printed as a table in Markdown, which docs/running.md holds.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 One model of each kind of block and of position: learned, relative and rotary ones, with and without class token,
 registers and layer scale, RMS norm, gated perceptrons. Over other batch sizes they are the same too for the sizes that
-models are used at; docs/models.md says where they are not.
+models are used at; docs/running.md says where they are not.
 """
 
 from collections.abc import Callable
@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from pipelines.backbones import Backbone, BackboneRequest, load_backbone, resolve_backbone
+from pipelines.backbones.backbone import Tokens
 from tests.pipelines.test_backbones import FAMILIES, random_model, random_pixels
 
 KINDS = [name for name, _, _, _, _ in FAMILIES]
@@ -41,9 +42,9 @@ def backbone_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str]
     return load
 
 
-def tokens_of(backbone: Backbone, pixels: np.ndarray[Any, Any]) -> dict[tuple[int, str], torch.Tensor]:
+def tokens_of(backbone: Backbone, pixels: np.ndarray[Any, Any]) -> Tokens:
     attention = backbone.has_cls and backbone.n_heads > 0
-    return dict(backbone.forward(np.ascontiguousarray(pixels), [1, backbone.depth], class_attention=attention))
+    return backbone.forward(np.ascontiguousarray(pixels), [1, backbone.depth], class_attention=attention)
 
 
 @pytest.mark.parametrize("compute_dtype", ["float32", "bfloat16"])
