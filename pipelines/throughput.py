@@ -87,7 +87,7 @@ def measure(
     By turns, so that what else the machine does meanwhile falls on all of them; the best of the rounds counts.
 
     Args:
-        load: gives the backbone in float32, fresh each time it is called.
+        load: gives the backbone, a new one with the same weights each time it is called.
         settings: to try.
         batch_size: views of one forward pass.
         seconds: of one setting in one round.
@@ -96,7 +96,7 @@ def measure(
     plain, compiled = load(), load() if any(setting.compiled for setting in settings) else None
     images = _images(plain, batch_size)
     flops_per_image = count_flops(plain, images[:1])
-    exact = _patches(plain, images[:_COMPARED_VIEWS])
+    exact = _patches(_computing_in(plain, "float32"), images[:_COMPARED_VIEWS])
     before = torch.get_num_threads()
     try:
         runs = [_Run(setting, compiled if setting.compiled and compiled else plain) for setting in settings]
@@ -139,7 +139,7 @@ class _Run:
 
     def __init__(self, setting: Setting, backbone: Backbone) -> None:
         self.setting = setting
-        self._backbone = replace(backbone, request=replace(backbone.request, compute_dtype=setting.compute_dtype))
+        self._backbone = _computing_in(backbone, setting.compute_dtype)
         self._images_per_s = self._peak = self._cosine = 0.0
         self._failed: str | None = None
 
@@ -200,6 +200,10 @@ class _Run:
     def _laid_out(self, images: torch.Tensor) -> torch.Tensor:
         layout = torch.channels_last if self.setting.channels_last else torch.contiguous_format
         return images.contiguous(memory_format=layout)
+
+
+def _computing_in(backbone: Backbone, compute_dtype: str) -> Backbone:
+    return replace(backbone, request=replace(backbone.request, compute_dtype=compute_dtype))
 
 
 def _images(backbone: Backbone, n_views: int) -> Float32[torch.Tensor, "views 3 height width"]:

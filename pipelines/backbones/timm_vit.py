@@ -97,9 +97,7 @@ def load_timm(request: BackboneRequest, *, attention_kernel: str | None = None) 
     position_embedding = load_weights(
         module, Path(request.weights), request.architecture, rule=request.position_embedding
     )
-    if request.device.startswith("cuda"):
-        # Otherwise the patch embedding, a convolution, would be computed with ten bits of mantissa in float32.
-        torch.backends.cudnn.allow_tf32 = False
+    _compute_float32_in_full(request.device)
     return _backbone(request, module.to(request.device), position_embedding)
 
 
@@ -141,10 +139,17 @@ def random_timm(
         compute_dtype=compute_dtype,
         device=device,
     )
+    _compute_float32_in_full(device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         module = build_module(architecture, image_size)
     return _backbone(request, module.to(device), "random")
+
+
+def _compute_float32_in_full(device: str) -> None:
+    if device.startswith("cuda"):
+        # Otherwise the patch embedding, a convolution, would be computed with ten bits of mantissa in float32.
+        torch.backends.cudnn.allow_tf32 = False
 
 
 def _backbone(request: BackboneRequest, module: Any, position_embedding: str) -> Backbone:

@@ -1,8 +1,8 @@
 """Sliding windows against a loop that runs the plain model on each window and averages patch by patch."""
 
 import json
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,10 @@ from pipelines.backbones import (
     load_backbone,
     resolve_backbone,
 )
+from pipelines.backbones.backbone import Tokens
+from pipelines.backbones.null import NullBackbone, load_null
 from pipelines.backbones.preprocessing import Preprocessing
-from pipelines.backbones.windows import window_starts
+from pipelines.backbones.windows import in_windows, one_window, window_starts
 from pipelines.extract import extract_shard
 from pipelines.run import Prepared
 
@@ -109,6 +111,35 @@ def test_a_row_has_the_same_bits_in_every_batch(request_for: Callable[..., Backb
     for row in range(4):
         alone = backbone.forward(pixels[row : row + 1], [6])
         assert all(torch.equal(alone[name][0], together[name][row]) for name in together)
+
+
+class _DistanceBackbone(NullBackbone):
+    """A backbone whose class token is the ground sample distance that it was given."""
+
+    def tokens_of(
+        self,
+        inputs: torch.Tensor,
+        layers: Sequence[int],
+        *,
+        class_attention: bool = False,
+        ground_sample_distance_m: torch.Tensor | None = None,
+    ) -> Tokens:
+        assert ground_sample_distance_m is not None
+        tokens = super().tokens_of(inputs, layers)
+        for layer in layers:
+            tokens[layer, "cls"] = ground_sample_distance_m[:, None].expand_as(tokens[layer, "cls"])
+        return tokens
+
+
+def test_every_window_is_told_the_ground_sample_distance_of_its_view() -> None:
+    windows = Windows(size=(32, 32), stride=(16, 32))
+    request = resolve_backbone("null", image_size=(64, 64), windows=windows)
+    null = load_null(one_window(request))
+    inner = _DistanceBackbone(**{field.name: getattr(null, field.name) for field in fields(null)})
+    backbone = in_windows(inner, request)
+    distances = np.array([0.25, np.nan, 2], dtype=np.float32)
+    found = backbone.forward(random_pixels(backbone, 3), [1], ground_sample_distance_m=distances)
+    assert np.array_equal(found[1, "cls"][:, 0].numpy(), distances, equal_nan=True)
 
 
 @given(st.integers(1, 40), st.integers(1, 12), st.integers(1, 12))
