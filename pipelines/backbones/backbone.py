@@ -58,8 +58,8 @@ class Backbone(ABC):
             pixels: views after `fit_view`, RGB; in pinned memory a GPU may read them after this returns.
             layers: block numbers counted from 1, ascending.
             class_attention: give the class token's attention to the patches too.
-            ground_sample_distance_m: of each view, metres of ground a source pixel; NaN, or None for all views, where
-                it is not known, for which a family that uses it has a stated default. The others ignore it.
+            ground_sample_distance_m: of each view, metres of ground a pixel as its manifest states them; NaN, or None
+                for all views, where they are not known. A family that uses them has a stated default; others ignore it.
 
         Returns:
             (layer, kind) -> float32 [views, patches, features], [views, features] or [views, registers, features], on
