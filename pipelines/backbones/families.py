@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Unpack
 
 from pipelines.backbones.backbone import Backbone
-from pipelines.backbones.catalogue import TIMM, known
+from pipelines.backbones.catalogue import DEMO, TIMM, known
 from pipelines.backbones.checkpoint import BackboneError
 from pipelines.backbones.formats import FAMILIES
 from pipelines.backbones.null import NO_KERNEL, NULL, load_null, resolve_null
@@ -45,7 +45,8 @@ def resolve_backbone(
     if model == NULL:
         return resolve_null(weights=weights, image_size=size, **options)
     entry = known(model)
-    if model == AUTO or model in FAMILIES or (entry is not None and entry.family != TIMM):
+    is_published = entry is not None and entry.family != TIMM and model != DEMO
+    if model == AUTO or model in FAMILIES or is_published:
         from pipelines.backbones.published import resolve_published
 
         if weights is None:

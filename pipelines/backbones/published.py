@@ -76,7 +76,7 @@ def resolve_published(
         build_network(form, image_size or form.image_size)
     return BackboneRequest(
         model=form.name if entry is None else entry.name,
-        title=form.title,
+        title=(entry.title if entry is not None else None) or form.title,
         architecture=form.family,
         weights=str(path),
         weights_sha256=sha256,

