@@ -101,7 +101,9 @@ def _pairs(report: "CheckpointReport") -> dict[str, object]:
         "decoder": f"{decoder['depth']} blocks of {decoder['width']} features, not run" if decoder else "none",
         "normalisation": f"mean {', '.join(map(str, form.mean))}; std {', '.join(map(str, form.std))}",
         "positions": form.positions,
-        "runs as": f"timm's {form.network}",
+        "runs as": "timm's VisionTransformer, with positions in metres"
+        if form.network == "ScaleMae"
+        else f"timm's {form.network}",
         "wrapped in": " / ".join(report.wrapper) or "nothing",
         "left out": _told(report.left_out),
         "left unread": _told(report.left_unread),

@@ -28,7 +28,8 @@ def plain_form(
         name: of the family, for people.
         class_token: whether the file must have one, or must not.
     """
-    if published.has("cls_token") != class_token:
+    # Layer scale is DINOv2's, whose files have the plain names too.
+    if published.has("cls_token") != class_token or published.has("blocks.0.ls1.gamma"):
         return None
     shapes = published.shapes
     embedding = shapes["patch_embed.proj.weight"]

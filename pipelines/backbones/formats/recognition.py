@@ -60,7 +60,7 @@ def recognise(published: Published, *, file: str, family: str | None = None) -> 
     named = [form for form in FORMATS if form.needs] if family is None else [FAMILIES[family]]
     nearest = min(named, key=lambda form: len(form.lacks(published)))
     lacking = nearest.lacks(published)
-    reason = f"lacks {_told(lacking)}" if lacking else "has the names, and not the shapes"
+    reason = f"lacks {_told(lacking)}" if lacking else "has the names, but others or other shapes beside"
     what = "of no family known here; the nearest is" if family is None else "not of the family"
     raise BackboneError(
         f"weights {file} are {what} {nearest.family!r}, for which it {reason}. `vitrine models` lists the families; "

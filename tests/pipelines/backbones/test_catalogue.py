@@ -82,6 +82,9 @@ def test_a_file_of_another_family_than_its_name_says_is_refused(tmp_path: Path) 
     path = saved(tmp_path, publish.torchvision_vit(Size(depth=1)))
     with pytest.raises(BackboneError, match=r"not of the family 'mae', for which it lacks 'cls_token'"):
         resolve_backbone("mae-b16", weights=path)
+    path = saved(tmp_path, publish.dinov2(Size(depth=1)))
+    with pytest.raises(BackboneError, match=r"not of the family 'mae', for which it has the names, but others"):
+        resolve_backbone("mae-b16", weights=path)
 
 
 def test_a_name_decides_how_images_are_normalised_where_the_file_cannot_say(tmp_path: Path) -> None:
