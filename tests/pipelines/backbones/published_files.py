@@ -265,3 +265,20 @@ def dinov3(size: Size, *, registers: int = 4, gated: bool = False, seed: int = 8
             state |= dict(draw.linear(f"{block}.mlp.w2", size.mlp, size.width))
             state |= dict(draw.linear(f"{block}.mlp.w3", size.width, size.mlp))
     return state
+
+
+def eva02(size: Size, *, seed: int = 12) -> State:
+    """EVA-02 Ti and S pre-trained (baaivision/EVA): no bias of keys, SwiGLU with gate and value joined."""
+    draw = Draw(seed)
+    state = {**dict(embeddings(draw, size)), "mask_token": draw.normal(1, 1, size.width)}
+    for index in range(size.depth):
+        block = f"blocks.{index}"
+        state |= dict(draw.norm(f"{block}.norm1", size.width))
+        state[f"{block}.attn.qkv.weight"] = draw.matrix(3 * size.width, size.width)
+        state[f"{block}.attn.q_bias"] = draw.bias(size.width)
+        state[f"{block}.attn.v_bias"] = draw.bias(size.width)
+        state |= dict(draw.linear(f"{block}.attn.proj", size.width, size.width))
+        state |= dict(draw.norm(f"{block}.norm2", size.width))
+        state |= dict(draw.linear(f"{block}.mlp.w12", 2 * size.mlp, size.width))
+        state |= dict(draw.linear(f"{block}.mlp.w3", size.width, size.mlp))
+    return {**state, **dict(draw.norm("norm", size.width)), **dict(draw.linear("lm_head", 8, size.width))}

@@ -376,3 +376,43 @@ def simmim_table(table: torch.Tensor, source: int, target: int) -> torch.Tensor:
         z = table[:-3, head].reshape(src_size, src_size).numpy()
         columns.append(torch.from_numpy(RectBivariateSpline(x, x, z)(dx, dx)).reshape(-1, 1))
     return torch.cat([torch.cat(columns, dim=1), extra])
+
+
+def eva02_tokens(state: State, inputs: torch.Tensor, size: Size) -> Reference:
+    """EVA-02's forward pass (baaivision/EVA, modeling_finetune.py), transcribed; positions rotate on a 16 x 16 grid."""
+    norm, linear = torch.nn.functional.layer_norm, torch.nn.functional.linear
+
+    def normed(x: torch.Tensor, name: str) -> torch.Tensor:
+        return norm(x, x.shape[-1:], state[f"{name}.weight"], state[f"{name}.bias"], eps=1e-6)
+
+    def dense(x: torch.Tensor, name: str) -> torch.Tensor:
+        return linear(x, state[f"{name}.weight"], state[f"{name}.bias"])
+
+    def rotated(x: torch.Tensor) -> torch.Tensor:
+        pairs = x.unflatten(-1, (-1, 2))
+        turned = torch.stack([-pairs[..., 1], pairs[..., 0]], dim=-1).flatten(-2)
+        patches = x[:, :, 1:] * angles.cos() + turned[:, :, 1:] * angles.sin()
+        return torch.cat([x[:, :, :1], patches], dim=2)
+
+    embedding = (state["patch_embed.proj.weight"], state["patch_embed.proj.bias"])
+    x = torch.nn.functional.conv2d(inputs, *embedding, stride=size.patch)
+    quarter = size.width // size.heads // 4
+    frequencies = 1.0 / 10000 ** (torch.arange(quarter, dtype=torch.float64) / quarter)
+    places = torch.outer(torch.arange(size.grid, dtype=torch.float64) / size.grid * 16, frequencies)
+    places = places.repeat_interleave(2, dim=1)
+    rows, columns = places[:, None].expand(-1, size.grid, -1), places[None].expand(size.grid, -1, -1)
+    angles = torch.cat([rows, columns], dim=-1).flatten(0, 1)
+    x = torch.cat([state["cls_token"].expand(len(x), -1, -1), x.flatten(2).transpose(1, 2)], dim=1) + state["pos_embed"]
+    found: Reference = {}
+    for index in range(size.depth):
+        block = f"blocks.{index}"
+        query_bias, value_bias = state[f"{block}.attn.q_bias"], state[f"{block}.attn.v_bias"]
+        bias = torch.cat([query_bias, torch.zeros_like(query_bias), value_bias])
+        joined = linear(normed(x, f"{block}.norm1"), state[f"{block}.attn.qkv.weight"], bias)
+        q, k, v = (part.unflatten(-1, (size.heads, -1)).transpose(1, 2) for part in joined.chunk(3, dim=-1))
+        weights = (rotated(q) @ rotated(k).transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(dim=-1)
+        x = x + dense((weights @ v).transpose(1, 2).flatten(2), f"{block}.attn.proj")
+        gate, value = dense(normed(x, f"{block}.norm2"), f"{block}.mlp.w12").chunk(2, dim=-1)
+        x = x + dense(torch.nn.functional.silu(gate) * value, f"{block}.mlp.w3")
+        found[index + 1] = normed(x, "norm")
+    return found

@@ -256,3 +256,17 @@ def test_a_file_of_real_size_is_its_reference(compare: Compare, tmp_path: Path) 
     inputs = pixels(224, 256)
     theirs = refer.transformers_tokens(model, inputs, model.layernorm, interpolate_pos_encoding=True)
     compare("dino", "ViT-S/16, not square", content, inputs, theirs)
+
+
+def test_eva02_of_timm_is_its_published_formula(tmp_path: Path) -> None:
+    size = Size(width=192, heads=3, mlp=512, depth=12, patch=14)
+    state = publish.eva02(size)
+    inputs = pixels(224, 224)
+    theirs = refer.eva02_tokens(state, inputs, size)
+    torch.save({"module": state}, tmp_path / "weights.pth")
+    backbone = load_backbone(resolve_backbone("eva02_tiny_patch14_224.mim_in22k", weights=tmp_path / "weights.pth"))
+    single = backbone.tokens_of(inputs.float(), range(1, size.depth + 1))
+    difference = largest_difference(single, theirs, 1)
+    # timm keeps the rotation's angles in float32, so that there is no comparison in float64 to make.
+    TABLE.append(("timm eva02_tiny_patch14_224", "native", float("nan"), difference))
+    assert difference <= FLOAT32
