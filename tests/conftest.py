@@ -9,6 +9,7 @@ import importlib.util
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -38,6 +39,10 @@ _SHAPE_CHECKER = (
 )
 if importlib.util.find_spec("beartype") is not None:
     jaxtyping.install_import_hook(["feature_store", "evaluators"], _SHAPE_CHECKER)
+
+# A shell starts what runs in the background with SIGINT ignored, and so would be every process that a test starts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Before anything that reads these when it is imported: no test sees the user's caches, or a network, or a GPU.
 _HOME = Path(tempfile.mkdtemp(prefix="vitrine-tests-"))

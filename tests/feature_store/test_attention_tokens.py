@@ -39,14 +39,19 @@ def test_every_way_of_reading_gives_it(features: FeatureSet) -> None:
     blocks = list(features.iter_blocks(2, "attention", block_bytes=64))
     assert np.array_equal(np.concatenate([block for _, block in blocks]), np.delete(expected, 3, axis=0))
     assert np.array_equal(features.to_dask(2, "attention").compute(), expected)
-    labelled = features.to_xarray(2, "attention")
-    assert labelled.dims == ("row", "head", "patch")
-    assert np.array_equal(labelled.sel(row=7, patch=2).values, expected[7, :, 2])
     tables = list(features.to_arrow(layer=2, kind="attention"))
     found = np.asarray([row for table in tables for row in table["attention"].to_pylist()], dtype=np.float16)
     assert np.array_equal(found, np.delete(expected, 3, axis=0))
     with pytest.raises(QueryError, match="patches were chosen among 'attention' tokens"):
         features.read(2, "attention", rows, patches=[0])
+
+
+def test_xarray_labels_its_heads_and_patches(features: FeatureSet) -> None:
+    pytest.importorskip("xarray")
+    labelled = features.to_xarray(2, "attention")
+    assert labelled.dims == ("row", "head", "patch")
+    expected = all_tokens(features.spec, 2, "attention", _INVALID)
+    assert np.array_equal(labelled.sel(row=7, patch=2).values, expected[7, :, 2])
 
 
 def test_verify_finds_a_flipped_bit_in_it(features: FeatureSet) -> None:
