@@ -51,6 +51,8 @@ MANIFEST_SCHEMA = pa.schema([*VIEW_FIELDS, *ANNOTATION_FIELDS])
 MAX_POLYGON_VALUES = 100_000
 MAX_OBJECTS_PER_VIEW = 100_000
 MAX_URI_BYTES = 4096
+# The Earth's radius; larger ones would also leave the range of float32.
+MAX_GROUND_SAMPLE_DISTANCE_M = 6.4e6
 _ROWS_PER_UPDATE = 8192
 _SHOWN_CHARACTERS = 200
 _DRIVE = re.compile(r"^[A-Za-z]:")
@@ -167,8 +169,8 @@ def check_manifest(table: pa.Table) -> None:
     """Hold a manifest, perhaps a stranger's, to its schema and rules.
 
     Raises:
-        ManifestError: wrong schema, no rows, a nameless row, a path that leaves the root, half a tile, text that is not
-            UTF-8, or lists beyond their bounds.
+        ManifestError: wrong schema, no rows, a nameless row, a path that leaves the root, a pixel of impossible size,
+            half a tile, text that is not UTF-8, or lists beyond their bounds.
     """
     if not table.schema.equals(MANIFEST_SCHEMA):
         wrong = [f.name for f in MANIFEST_SCHEMA if f.name not in table.column_names or table.schema.field(f.name) != f]
@@ -190,6 +192,9 @@ def check_manifest(table: pa.Table) -> None:
         for uri in pc.unique(table[column]).to_pylist():
             if uri is not None:
                 check_relative_uri(uri)
+    for distance_m in pc.unique(table["ground_sample_distance_m"]).to_pylist():
+        if distance_m is not None:
+            check_ground_sample_distance(distance_m)
     for batch in table.select(["tile", "transform", "objects"]).to_batches():
         _check_nested(batch)
 
@@ -242,6 +247,19 @@ def check_relative_uri(uri: str) -> None:
     if size_bytes > MAX_URI_BYTES:
         raise ManifestError(
             f"path {uri[:_SHOWN_CHARACTERS]!r}... has {size_bytes} bytes; at most {MAX_URI_BYTES} are read. Shorten it."
+        )
+
+
+def check_ground_sample_distance(distance_m: float) -> None:
+    """Refuse what cannot be the size of a pixel on the ground.
+
+    Raises:
+        ManifestError: not above 0, larger than the Earth's radius, or no number.
+    """
+    if not 0 < distance_m <= MAX_GROUND_SAMPLE_DISTANCE_M:
+        raise ManifestError(
+            f"ground_sample_distance_m {distance_m}: write the metres of ground a pixel, above 0 and at most "
+            f"{MAX_GROUND_SAMPLE_DISTANCE_M:g}, or leave it empty where nobody knows."
         )
 
 

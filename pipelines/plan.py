@@ -34,21 +34,21 @@ class ExtractionSettings:
 
     Attributes:
         layers: block numbers counted from 1, or `last`.
-        token_kinds: among `patches`, `cls`, `registers`, `attention`.
+        token_kinds: among `patches`, `cls`, `registers`, `attention`; None for patches and, where there is one, cls.
         storage_dtype: `float16` or `float32`.
         batch_size: views of one forward pass; None for the device's default, or what the feature set already has.
         rows_per_shard: None for a size that writes well and loses little.
     """
 
     layers: tuple[int | str, ...] = ("last",)
-    token_kinds: tuple[TokenKind, ...] = ("patches", "cls")
+    token_kinds: tuple[TokenKind, ...] | None = None
     storage_dtype: str = "float16"
     batch_size: int | None = None
     rows_per_shard: int | None = None
 
     def __post_init__(self) -> None:
-        unknown = [kind for kind in self.token_kinds if kind not in TOKEN_KINDS]
-        if unknown or not self.token_kinds:
+        unknown = [kind for kind in self.token_kinds or () if kind not in TOKEN_KINDS]
+        if unknown or self.token_kinds == ():
             raise PlanError(f"token kinds {unknown or 'none'}: choose among {', '.join(TOKEN_KINDS)}.")
         if self.storage_dtype not in STORAGE_DTYPES:
             raise PlanError(f"storage dtype {self.storage_dtype!r}: choose among {', '.join(STORAGE_DTYPES)}.")
@@ -120,7 +120,7 @@ def feature_set_spec(
         architecture=backbone.architecture,
         preprocessing=backbone.preprocessing.to_json(),
         layers=resolve_layers(settings.layers, backbone.depth),
-        token_kinds=tuple(kind for kind in TOKEN_KINDS if kind in settings.token_kinds),
+        token_kinds=_token_kinds(backbone, settings),
         storage_dtype=settings.storage_dtype,
         compute_dtype=request.compute_dtype,
     )
@@ -165,6 +165,13 @@ def resolve_layers(layers: Sequence[int | str], depth: int) -> tuple[int, ...]:
     return tuple(sorted(numbers))
 
 
+def _token_kinds(backbone: Backbone, settings: ExtractionSettings) -> tuple[TokenKind, ...]:
+    """Those asked for, in the one order that they have everywhere."""
+    if settings.token_kinds is None:
+        return ("patches", "cls") if backbone.has_cls else ("patches",)
+    return tuple(kind for kind in TOKEN_KINDS if kind in settings.token_kinds)
+
+
 def require_possible(backbone: Backbone, settings: ExtractionSettings) -> None:
     """Refuse what this model cannot give, before anything is read or written.
 
@@ -181,7 +188,7 @@ def require_possible(backbone: Backbone, settings: ExtractionSettings) -> None:
         "registers": backbone.n_registers > 0,
         "attention": backbone.has_cls and backbone.n_heads > 0,
     }
-    lacking = [kind for kind in settings.token_kinds if not has[kind]]
+    lacking = [kind for kind in settings.token_kinds or () if not has[kind]]
     if lacking:
         offered = ",".join(kind for kind, there in has.items() if there)
         where = " in windows" if backbone.preprocessing.windows is not None else ""

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vitrine.options import Features, Json, Store
+from vitrine.options import Features, Json, Store, comma_separated
 
 if TYPE_CHECKING:
     from vitrine.compression import Compressed
@@ -26,7 +26,10 @@ def compress(
     ] = None,
     tokens: Annotated[
         str | None,
-        typer.Option(help="Comma-separated among patches, cls, registers; by default all of these that are stored."),
+        typer.Option(
+            help="Comma-separated among patches, cls, registers; by default all of these that are stored. Attention "
+            "has no features, and stays behind."
+        ),
     ] = None,
     split: Annotated[
         str, typer.Option(help="Rows to fit on: a split; `auto` takes train where there is one, else all.")
@@ -54,7 +57,7 @@ def compress(
     request = CompressionRequest(
         storage=storage or "float16",
         n_components=pca,
-        kinds=None if tokens is None else tuple(part.strip() for part in tokens.split(",") if part.strip()),
+        kinds=None if tokens is None else comma_separated(tokens),
         split=split,
     )
     source = open_store(store).features(features)
@@ -76,6 +79,8 @@ def _print_outcome(done: "Compressed") -> None:
     if record["already_done"]:
         out.print(f"{record['feature_set']}: done already, nothing to compress", markup=False)
         return
+    if record["left_out"]:
+        out.print(f"{', '.join(record['left_out'])} left out: read it from {record['source']}", markup=False)
     for name, share in record["kept_variance"].items():
         out.print(f"layer {name}: {share:.1%} of the variance kept", markup=False)
     invalid = f", {counted(record['invalid'], 'invalid row')}" if record["invalid"] else ""

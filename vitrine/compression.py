@@ -74,6 +74,11 @@ class Compressed:
         return {
             "feature_set": self.features.name,
             "source": self.source.name,
+            "left_out": [
+                kind
+                for kind in self.source.spec.identity.token_kinds
+                if kind not in self.features.spec.identity.token_kinds
+            ],
             "already_done": not self.committed,
             "committed": self.committed,
             "stored_bytes": self.features.stored_bytes,

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from vitrine.options import Json
+from vitrine.options import Json, comma_separated
 from vitrine.sizes import image_size_of, windows_of
 
 if TYPE_CHECKING:
@@ -74,11 +74,12 @@ def extract(
     ] = None,
     layers: Annotated[str, typer.Option(help="Comma-separated block numbers counted from 1, or `last`.")] = "last",
     tokens: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="Comma-separated among patches, cls, registers, attention (of the class token to the patches)."
+            help="Comma-separated among patches, cls, registers, attention (of the class token to the patches); by "
+            "default patches, and cls where the model has one."
         ),
-    ] = "patches,cls",
+    ] = None,
     compute: Annotated[str, typer.Option(help="float32, bfloat16 or float16: the forward pass.")] = "float32",
     storage: Annotated[str, typer.Option(help="float16 or float32: the stored tokens.")] = "float16",
     batch_size: Annotated[
@@ -160,12 +161,12 @@ def extract(
     raise typer.Exit(code)
 
 
-def _settings(layers: str, tokens: str, storage: str, batch_size: int | None, rows_per_shard: int | None) -> Any:
+def _settings(layers: str, tokens: str | None, storage: str, batch_size: int | None, rows_per_shard: int | None) -> Any:
     from pipelines.plan import ExtractionSettings
 
     return ExtractionSettings(
-        layers=tuple(part.strip() for part in layers.split(",") if part.strip()),
-        token_kinds=cast("tuple[TokenKind, ...]", tuple(part.strip() for part in tokens.split(",") if part.strip())),
+        layers=comma_separated(layers),
+        token_kinds=None if tokens is None else cast("tuple[TokenKind, ...]", comma_separated(tokens)),
         storage_dtype=storage,
         batch_size=batch_size,
         rows_per_shard=rows_per_shard,

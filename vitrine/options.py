@@ -51,3 +51,8 @@ Scored = Annotated[
     ),
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of the images held out.")]
+
+
+def comma_separated(text: str) -> tuple[str, ...]:
+    """The words between commas, without the space around them."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())

@@ -18,6 +18,7 @@ from feature_store.identity import TOKEN_KINDS
 from feature_store.manifest import TILE_AXES
 from feature_store.query.columns import column_batches, column_schema
 from vitrine.exits import UsageError
+from vitrine.options import comma_separated
 from vitrine.output import console, print_json, print_table
 
 _LABELLING = ("split", "label", "class_name")
@@ -70,7 +71,7 @@ class RowsRequest:
             )
         if suffix == ".npy" and columns is not None:
             raise UsageError("--columns do not fit into .npy, which holds tokens alone; write .parquet.")
-        names = None if columns is None else tuple(name.strip() for name in columns.split(",") if name.strip())
+        names = None if columns is None else comma_separated(columns)
         column_schema(names or ())
         if names == ():
             raise UsageError("--columns names none; separate names by commas.")

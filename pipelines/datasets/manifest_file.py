@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from feature_store.errors import ManifestError
-from feature_store.manifest import MANIFEST_SCHEMA, DatasetSpec, check_relative_uri
+from feature_store.manifest import MANIFEST_SCHEMA, DatasetSpec, check_ground_sample_distance, check_relative_uri
 from pipelines.datasets.assemble import Row, assemble_dataset, check_tile
 from pipelines.datasets.dataset import Dataset, DatasetOptions
 from pipelines.datasets.description import MAX_CLASSES, dataset_spec
@@ -151,8 +151,8 @@ def check_rows(rows: Sequence[Row], place: Callable[[int], str]) -> None:
         place: what to call a row by its index.
 
     Raises:
-        ManifestError: no uri, a path that leaves the root, a content key, label, tile or transform that cannot be, or a
-            view that stands there twice, as far as the rows tell; names the place.
+        ManifestError: no uri, a path that leaves the root, a content key, label, ground sample distance, tile or
+            transform that cannot be, or a view that stands there twice, as far as the rows tell; names the place.
     """
     for index, row in enumerate(rows):
         try:
@@ -178,6 +178,8 @@ def _check_row(row: Row) -> None:
         raise ManifestError(
             f"label {row['label']} of {row['uri']!r}: labels go from 0 to {MAX_CLASSES - 1}. Renumber them."
         )
+    if row.get("ground_sample_distance_m") is not None:
+        check_ground_sample_distance(row["ground_sample_distance_m"])
     check_tile(row, None)
 
 

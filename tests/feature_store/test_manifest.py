@@ -233,6 +233,13 @@ def test_a_path_that_could_leave_the_root_is_refused(uri: str, column: str) -> N
         manifest_table([row])
 
 
+@pytest.mark.parametrize("distance_m", [0.0, -0.3, 1e300, float("inf"), float("nan")])
+def test_a_pixel_of_impossible_size_on_the_ground_is_refused(distance_m: float) -> None:
+    row = {"uri": "a.png", "image_sha256": "0" * 64, "ground_sample_distance_m": distance_m}
+    with pytest.raises(ManifestError, match=r"write the metres of ground a pixel, above 0 and at most 6\.4e"):
+        manifest_table([row])
+
+
 @pytest.mark.parametrize(
     "uri", ["a", "a/b c.png", "a..b/...c", "\u00fc/\u65e5\u672c.png", "~/a", "ab:c", "-rf", "a\nb"]
 )

@@ -2,13 +2,23 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from feature_store import create_store
 from pipelines.backbones import BackboneRequest, load_backbone
-from pipelines.plan import ExtractionPlan, ExtractionSettings, PlanError, require_possible, resolve_layers
+from pipelines.plan import (
+    ExtractionPlan,
+    ExtractionSettings,
+    PlanError,
+    feature_set_spec,
+    require_possible,
+    resolve_layers,
+)
 from pipelines.run import Prepared
+from tests.feature_store.samples import register
 
 
 @pytest.mark.parametrize(
@@ -68,3 +78,15 @@ def test_identity_lists_kinds_in_one_order_and_layers_once(prepare: Callable[...
     other = prepare(store="other", layers=(2, 6), token_kinds=("patches", "cls")).plan.spec.identity
     assert one == other
     assert (one.layers, one.token_kinds) == ((2, 6), ("patches", "cls"))
+
+
+def test_without_token_kinds_a_plan_has_patches_and_the_class_token_that_the_model_has(
+    tiny_request: BackboneRequest, tmp_path: Path
+) -> None:
+    dataset = register(create_store(str(tmp_path / "s")), 8)
+    backbone = load_backbone(tiny_request)
+    expected: tuple[tuple[bool, tuple[str, ...]], ...] = ((True, ("patches", "cls")), (False, ("patches",)))
+    for has_cls, kinds in expected:
+        model = replace(backbone, has_cls=has_cls)
+        spec = feature_set_spec(dataset, model, ExtractionSettings(), attention_kernel="explicit")
+        assert spec.identity.token_kinds == kinds

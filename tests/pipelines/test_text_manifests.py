@@ -106,6 +106,21 @@ def test_a_byte_order_mark_and_blank_lines_are_no_content(folder: Path) -> None:
         ("x.csv", "uri\na\0.png\n", r"line 2 holds a NUL"),
         ("x.csv", b"uri\n\xff\xfe.png\n", r"is not UTF-8"),
         ("x.csv", "uri,ground_sample_distance_m\na.png,nan\n", r"line 2 has NaN in column 'ground_sample"),
+        (
+            "x.csv",
+            "uri,ground_sample_distance_m\na.png,0\n",
+            r"x\.csv, line 2: ground_sample_distance_m 0.0: .* above 0",
+        ),
+        (
+            "x.csv",
+            "uri,ground_sample_distance_m\na.png,-1\n",
+            r"line 2: ground_sample_distance_m -1.0: write the metres",
+        ),
+        (
+            "x.csv",
+            "uri,ground_sample_distance_m\na.png,1e300\n",
+            r"ground_sample_distance_m 1e\+300: .* at most 6.4e\+06",
+        ),
         ("x.csv", "uri,label\na.png,-4\n", r"x\.csv, line 2: label -4 of 'a\.png'"),
         ("x.csv", f"uri,split\na.png,{'s' * 5000}\n", r"line 2 has a text of more than 4096 bytes in column 'split'"),
         ("x.jsonl", '{"uri":"a.png"}\n\n{"uri":"b.png"\n', r"x\.jsonl, line 3 is not one JSON object"),

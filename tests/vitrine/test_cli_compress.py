@@ -115,3 +115,15 @@ def test_a_compression_that_would_fill_the_disk_is_refused(
     halved = open_store(str(store)).features().stored_bytes / 2  # of float16
     assert f"has 1.0 MB free, and this run writes {halved / 1e6:.1f} MB and keeps 67 MB spare; free some" in ran.err
     assert sorted(store.rglob("*")) == before
+
+
+def test_attention_stays_behind_and_the_user_is_told(
+    vitrine: Run, tmp_path: Path, tiny_images: Path, tiny_model: str, tiny_weights: Path
+) -> None:
+    """It has no features that a scale or a basis could be for."""
+    store = tmp_path / "attention"
+    model = ("--model", tiny_model, "--weights", tiny_weights, "--image-size", "64", "--tokens", "patches,attention")
+    assert vitrine("extract", f"segmentation:{tiny_images}", "--store", store, *model).code == 0
+    ran = vitrine("compress", store, "--storage", "int8")
+    assert ran.code == 0
+    assert "attention left out: read it from" in ran.out
