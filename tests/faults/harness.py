@@ -164,10 +164,18 @@ class Lab:
         """A place for a store."""
         return self.folder / f"store-{uuid.uuid4().hex[:8]}"
 
-    def finish(self, row: Row, store: Path, what: str, *options: str, undisturbed: Path | None = None) -> None:
+    def finish(
+        self,
+        row: Row,
+        store: Path,
+        what: str,
+        *options: str,
+        undisturbed: Path | None = None,
+        source: Path | None = None,
+    ) -> None:
         """Run the same command again, undisturbed, compare, and count in `row` what is not as it must be."""
         row.tried += 1
-        answer = self.run(store, *options)
+        answer = self.run(store, *options, source=source)
         self.compare(row, store, what, answer, undisturbed=undisturbed)
         self.remove(store)
 
