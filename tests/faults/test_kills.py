@@ -10,7 +10,7 @@ from tests.faults.tracer import FILE_CALLS
 
 NewRow = Callable[[str], Row]
 # Worker processes load torch anew, in seconds: a sample has none of them.
-_TRIALS = {1: (380, 8), 2: (80, 0), 4: (40, 0)}
+_TRIALS = {1: (450, 8), 2: (30, 0), 4: (20, 0)}
 
 
 @pytest.mark.parametrize("workers", [workers for workers, counts in _TRIALS.items() if counts[not FULL]])
