@@ -1,7 +1,9 @@
 """Checkpoint files: read without running anything in them, told from one another by their sha256."""
 
 import hashlib
+import os
 import pickle
+import stat
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -26,7 +28,8 @@ _REASON_CHARACTERS = 160
 # What torch's refusal says of a file that is a pickle at all; other bytes are no checkpoint.
 _HOLDS_OBJECTS = ("Unsupported global", "unsupported GLOBAL", "not an allowed global", "Unsupported class")
 _EXPECTED = "give a file that torch.save (.pt, .pth) or safetensors (.safetensors) wrote"
-_EMPTY, _TEXT, _FOLDER = "an empty file", "a text file", "a folder"
+_EXISTING = "give an existing .pth or .safetensors file"
+_EMPTY, _TEXT = "an empty file", "a text file"
 _HEAD_BYTES = 512
 # Printable, or white space, or a part of a letter in UTF-8.
 _TEXT_BYTES = {*range(0x20, 0x7F), *b"\t\n\r\f", *range(0xC2, 0xF5), *range(0x80, 0xC0)}
@@ -40,23 +43,53 @@ class _ObjectsInsideError(BackboneError):
     """A file with objects other than tensors, which torch's own reader refuses."""
 
 
+def resolved(path: Path) -> Path:
+    """The path that a user gave, absolute and without links.
+
+    Raises:
+        BackboneError: a loop of links, or another user's home that is not there.
+    """
+    try:
+        return path.expanduser().resolve()
+    except RuntimeError as error:
+        raise BackboneError(f"weights {path} cannot be read ({error}); {_EXISTING}.") from error
+
+
+def require_file(path: Path, *, what: str = "weights") -> None:
+    """Refuse what is not a regular file before it is opened: a pipe would be waited on for ever.
+
+    Args:
+        path: the file.
+        what: how to call it in an error.
+
+    Raises:
+        BackboneError: it is not there, cannot be read, or is a folder, a pipe, a socket or a device.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise BackboneError(f"{what} {path} cannot be read ({reason}); {_EXISTING}.") from error
+    if not stat.S_ISREG(mode):
+        raise BackboneError(f"{what} {path} are not a regular file; {_EXISTING}.")
+    if not os.access(path, os.R_OK):
+        raise BackboneError(f"{what} {path} cannot be read (Permission denied); {_EXISTING}.")
+
+
 def file_sha256(path: Path) -> str:
     """Sha256 of a file, in hexadecimal, read in bounded memory.
 
     Raises:
         BackboneError: the file is not there, is not a regular file, or cannot be read.
     """
-    if path.exists() and not path.is_file():
-        raise BackboneError(f"weights {path} are not a regular file; give an existing .pth or .safetensors file.")
+    require_file(path)
     digest = hashlib.sha256()
     try:
         with path.open("rb") as file:
             while block := file.read(_BLOCK_BYTES):
                 digest.update(block)
     except OSError as error:
-        raise BackboneError(
-            f"weights {path} cannot be read ({error.strerror}); give an existing .pth or .safetensors file."
-        ) from error
+        raise BackboneError(f"weights {path} cannot be read ({error.strerror}); {_EXISTING}.") from error
     return digest.hexdigest()
 
 
@@ -81,8 +114,8 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
     """The tensors of a checkpoint by name, wrappers such as {"model": ...} taken off.
 
     Raises:
-        BackboneError: not a checkpoint, truncated, with tensors that claim more memory than the file has bytes, or with
-            values that are not finite.
+        BackboneError: no regular file, not a checkpoint, truncated, with tensors that claim more memory than the file
+            has bytes, or with values that are not finite.
     """
     return read_checkpoint(path).tensors
 
@@ -110,6 +143,7 @@ def read_checkpoint(path: Path, *, device: str = "cpu") -> Checkpoint:
     Raises:
         BackboneError: as `read_state`.
     """
+    require_file(path)
     try:
         if device == "cpu":
             _look_for_objects(path)
@@ -128,6 +162,7 @@ def read_tensor(path: Path, name: str) -> torch.Tensor | None:
     Raises:
         BackboneError: not a checkpoint, or truncated.
     """
+    require_file(path)
     try:
         if path.suffix == ".safetensors":
             with safe_open(path, framework="pt") as opened:
@@ -146,7 +181,7 @@ def read_tensor(path: Path, name: str) -> torch.Tensor | None:
 
 def _look_for_objects(path: Path) -> None:
     """Raise now what torch's reader would raise behind the numbers, which would then be read twice."""
-    if path.suffix == ".safetensors" or not path.is_file() or not zipfile.is_zipfile(path):
+    if path.suffix == ".safetensors" or not zipfile.is_zipfile(path):
         return
     try:
         load_tensors(path, device="meta")
@@ -187,8 +222,10 @@ def load_tensors(path: Path, *, what: str = "weights", device: str = "cpu") -> A
         device: where to; `meta` reads names and shapes alone.
 
     Raises:
-        BackboneError: not such a file, truncated, compressed, or with objects that would have to be executed.
+        BackboneError: no regular file, not such a file, truncated, compressed, or with objects that would have to be
+            executed.
     """
+    require_file(path, what=what)
     try:
         if path.suffix == ".safetensors":
             return load_file(path) if device == "cpu" else _safetensors_shapes(path)
@@ -209,7 +246,7 @@ def load_tensors(path: Path, *, what: str = "weights", device: str = "cpu") -> A
         raise
     except Exception as error:  # torch's reader lets hostile bytes raise anything, an IndexError for one
         kind = _kind(path)
-        if kind in {_EMPTY, _TEXT, _FOLDER}:
+        if kind in {_EMPTY, _TEXT}:
             raise BackboneError(f"{what} {path} are not a checkpoint but {kind}; {_EXPECTED}.") from error
         reason = next(iter(str(error).splitlines()), type(error).__name__)[:_REASON_CHARACTERS]
         raise BackboneError(f"{what} {path} are not a readable checkpoint ({reason}); fetch the file again.") from error
@@ -217,8 +254,6 @@ def load_tensors(path: Path, *, what: str = "weights", device: str = "cpu") -> A
 
 def _kind(path: Path) -> str:
     """What a file that is no checkpoint is instead, as its first bytes tell."""
-    if path.is_dir():
-        return _FOLDER
     with path.open("rb") as file:
         head = file.read(_HEAD_BYTES)
     if not head:

@@ -11,7 +11,7 @@ from jaxtyping import Float32
 from pipelines.backbones.architecture import has_class_token, norm_name, register_count
 from pipelines.backbones.backbone import Tokens
 from pipelines.backbones.catalogue import known, of_digest
-from pipelines.backbones.checkpoint import BackboneError, file_sha256, read_checkpoint
+from pipelines.backbones.checkpoint import BackboneError, file_sha256, read_checkpoint, resolved
 from pipelines.backbones.formats import FAMILIES, VitForm
 from pipelines.backbones.hub_folder import weights_file
 from pipelines.backbones.inspection import CheckpointReport, inspect_checkpoint, require_fit
@@ -58,7 +58,7 @@ def resolve_published(
         BackboneError: no checkpoint, of no known family, of another size than its name says, or an input size that it
             does not take.
     """
-    path = weights_file(weights.expanduser().resolve())
+    path = weights_file(resolved(weights))
     sha256 = file_sha256(path)
     # A digest tells files apart that have the same names and shapes, such as the encoders of MAE and Scale-MAE.
     entry = of_digest(sha256) if model == AUTO else known(model)

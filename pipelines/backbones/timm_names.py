@@ -18,7 +18,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, Remo
 
 from pipelines.backbones.architecture import require_plain_vit
 from pipelines.backbones.catalogue import DEMO, DEMO_SHA256, DEMO_TITLE
-from pipelines.backbones.checkpoint import BackboneError, file_sha256
+from pipelines.backbones.checkpoint import BackboneError, file_sha256, resolved
 from pipelines.backbones.preprocessing import ImageSize
 from pipelines.backbones.request import BackboneRequest, RequestOptions
 
@@ -44,7 +44,7 @@ def resolve_timm(
     else:
         require_known(model)
     require_plain_vit(architecture, image_size)
-    path = (weights or _hub_weights(model)).expanduser().resolve()
+    path = resolved(weights or _hub_weights(model))
     sha256 = file_sha256(path)
     if model == DEMO and sha256 != DEMO_SHA256:
         title = f"{title} (given weights {sha256[:8]})"

@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +84,37 @@ def test_what_is_no_known_file_is_one_line(vitrine: Run, tmp_path: Path, content
     assert (ran.code, ran.out) == (2, "")
     assert said in ran.err
     assert len(ran.err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", ["inspect", "extract by name", "extract", "bench"])
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("pipe", "not a regular file"),
+        ("absent", "No such file or directory"),
+        ("broken link", "No such file or directory"),
+        ("loop of links", r"(Too many levels of symbolic links|Symlink loop)"),
+        ("pipe.safetensors", "not a regular file"),
+    ],
+)
+def test_a_path_that_is_no_file_is_one_line_at_once(
+    vitrine: Run, tmp_path: Path, tiny_images: Path, kind: str, said: str, command: str
+) -> None:
+    path = tmp_path / kind
+    if kind.startswith("pipe"):
+        os.mkfifo(path)  # which is never written to: to open it would be to wait for ever
+    elif kind != "absent":
+        path.symlink_to(path if kind == "loop of links" else tmp_path / "nothing")
+    extract = ("extract", f"segmentation:{tiny_images}", "--store", tmp_path / "store", "--weights", path, "--model")
+    words = {
+        "inspect": ("models", "inspect", path),
+        "extract by name": (*extract, "test_vit"),
+        "extract": (*extract, "auto"),
+        "bench": ("models", "bench", "auto", "--weights", path),
+    }
+    ran = vitrine(*words[command])
+    assert (ran.code, ran.out, len(ran.err.strip().splitlines())) == (2, "", 1)
+    assert re.search(said, ran.err)
 
 
 def test_a_file_alone_is_enough_to_extract(vitrine: Run, tmp_path: Path, tiny_images: Path) -> None:
