@@ -110,6 +110,7 @@ def _pairs(report: "CheckpointReport") -> dict[str, object]:
         "missing": _told(report.missing),
         "unexpected": _told(report.unexpected),
         "other shapes": _told(report.other_shapes),
+        "other types": _told(report.other_types),
         "loads": "yes, with --model auto --weights" if report.loads else "no",
     }
     if form.assumed:

@@ -33,6 +33,19 @@ _EMPTY, _TEXT = "an empty file", "a text file"
 _HEAD_BYTES = 512
 # Printable, or white space, or a part of a letter in UTF-8.
 _TEXT_BYTES = {*range(0x20, 0x7F), *b"\t\n\r\f", *range(0xC2, 0xF5), *range(0x80, 0xC0)}
+# Of types that no network's numbers have; the others are floating.
+_SAFETENSORS_DTYPES = {
+    "BOOL": torch.bool,
+    "C64": torch.complex64,
+    "I8": torch.int8,
+    "I16": torch.int16,
+    "I32": torch.int32,
+    "I64": torch.int64,
+    "U8": torch.uint8,
+    "U16": torch.uint16,
+    "U32": torch.uint32,
+    "U64": torch.uint64,
+}
 
 
 class BackboneError(ValueError):
@@ -265,7 +278,13 @@ def _kind(path: Path) -> str:
 
 def _safetensors_shapes(path: Path) -> dict[str, torch.Tensor]:
     with safe_open(path, framework="pt") as file:
-        return {name: torch.empty(file.get_slice(name).get_shape(), device="meta") for name in file.keys()}  # noqa: SIM118
+        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+        return {
+            name: torch.empty(
+                part.get_shape(), dtype=_SAFETENSORS_DTYPES.get(part.get_dtype(), torch.float32), device="meta"
+            )
+            for name, part in slices.items()
+        }
 
 
 def _refuse_compressed(path: Path, what: str) -> None:

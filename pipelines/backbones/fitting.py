@@ -9,6 +9,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 
 from pipelines.backbones.checkpoint import BackboneError, read_shapes, read_state
+from pipelines.backbones.networks import not_floating
 from pipelines.backbones.positions import RULES, Rule, position_text, resample
 
 # What a checkpoint may hold beyond the frozen backbone: heads, and the parts that only pre-training uses.
@@ -45,7 +46,8 @@ def load_weights(module: Any, weights: Path, architecture: str, *, rule: str | N
         kept = {name: value for name, value in converted.items() if name in wanted}
         surplus = [n for n in converted if n not in wanted and not n.startswith(_SURPLUS_PREFIXES)]
         missing = sorted(set(wanted) - set(kept))
-        if not missing and not surplus:
+        other_types = not_floating(module, kept)
+        if not (missing or surplus or other_types):
             module.load_state_dict(kept, strict=True)
     except (RuntimeError, KeyError, ValueError, IndexError, AttributeError, TypeError, AssertionError) as error:
         reason = " ".join(str(error).split())[:200]
@@ -54,6 +56,11 @@ def load_weights(module: Any, weights: Path, architecture: str, *, rule: str | N
         raise BackboneError(
             f"weights {weights} do not fit {architecture!r}: {len(missing)} tensors missing {missing[:3]}, "
             f"{len(surplus)} unexpected {surplus[:3]}. Name the architecture that the file was saved from."
+        )
+    if other_types:
+        raise BackboneError(
+            f"weights {weights} do not fit {architecture!r}: {len(other_types)} tensors whose numbers are of a type "
+            f"that is not supported, not floating: {list(other_types[:3])}; save them in float32, float16 or bfloat16."
         )
     return position_embedding
 

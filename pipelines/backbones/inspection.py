@@ -7,11 +7,12 @@ from typing import Any
 import torch
 
 from pipelines.backbones.checkpoint import BackboneError, Checkpoint, read_checkpoint, read_tensor
-from pipelines.backbones.formats import Published, VitForm, recognise
+from pipelines.backbones.formats import KeyFormat, Published, State, VitForm, recognise
 from pipelines.backbones.hub_folder import folder_settings, weights_file
-from pipelines.backbones.networks import build_network, misfits
+from pipelines.backbones.networks import build_network, misfits, not_floating
 
 _NAMES_TOLD = 3
+_REASON_CHARACTERS = 160
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,7 @@ class CheckpointReport:
         missing: names that the network needs and the file lacks.
         unexpected: names in the file that nothing is known of.
         other_shapes: names whose shapes are not the network's.
+        other_types: names whose numbers are not floating, as a network's are.
     """
 
     path: Path
@@ -37,11 +39,12 @@ class CheckpointReport:
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
     other_shapes: tuple[str, ...]
+    other_types: tuple[str, ...]
 
     @property
     def loads(self) -> bool:
         """Whether the file fits the network."""
-        return not (self.missing or self.unexpected or self.other_shapes)
+        return not (self.missing or self.unexpected or self.other_shapes or self.other_types)
 
     def to_json(self) -> dict[str, Any]:
         """The report for machines."""
@@ -57,6 +60,7 @@ class CheckpointReport:
             "missing": list(self.missing),
             "unexpected": list(self.unexpected),
             "other_shapes": list(self.other_shapes),
+            "other_types": list(self.other_types),
             "loads": self.loads,
         }
 
@@ -74,9 +78,8 @@ def inspect_checkpoint(path: Path, *, family: str | None = None) -> CheckpointRe
     path = weights_file(path)
     checkpoint = read_checkpoint(path, device="meta")
     key_format, form = recognise(_published(path, checkpoint), file=str(path), family=family)
-    converted = key_format.convert(checkpoint.tensors, form)
-    with torch.device("meta"):
-        module = build_network(form, form.image_size)
+    module = _network(form, path, n_tensors=len(checkpoint.tensors))
+    converted = _converted(checkpoint, path, key_format, form)
     missing, unexpected, other_shapes = misfits(module, converted)
     left_out = tuple(n for n in checkpoint.tensors if key_format.renamed(n).startswith(key_format.left_out))
     return CheckpointReport(
@@ -88,7 +91,49 @@ def inspect_checkpoint(path: Path, *, family: str | None = None) -> CheckpointRe
         missing=missing,
         unexpected=unexpected,
         other_shapes=other_shapes,
+        other_types=not_floating(module, converted),
     )
+
+
+def _network(form: VitForm, path: Path, *, n_tensors: int) -> Any:
+    """The network of a form on the meta device.
+
+    Raises:
+        BackboneError: timm has none of these sizes.
+    """
+    sizes = (
+        f"{form.width} features, {form.depth} blocks, {form.heads} heads, a perceptron of {form.mlp_width} and patches "
+        f"of {form.patch} pixels"
+    )
+    # A name such as `blocks.999999999.norm1.weight` would otherwise be built.
+    if form.depth > n_tensors:
+        raise BackboneError(f"weights {path} claim {sizes}, and hold {n_tensors} tensors; fetch the file again.")
+    try:
+        with torch.device("meta"):
+            return build_network(form, form.image_size)
+    except BackboneError:
+        raise
+    except Exception as error:  # timm asserts and raises as each layer pleases
+        reason = " ".join(str(error).split())[:_REASON_CHARACTERS] or type(error).__name__
+        raise BackboneError(
+            f"weights {path} look like {form.title} with {sizes}, and timm builds no such network ({reason}); name the "
+            "architecture that the file was saved from with --model."
+        ) from error
+
+
+def _converted(checkpoint: Checkpoint, path: Path, key_format: KeyFormat, form: VitForm) -> State:
+    """The tensors under the network's names.
+
+    Raises:
+        BackboneError: tensors that belong together and cannot be joined.
+    """
+    try:
+        return key_format.convert(checkpoint.tensors, form)
+    except (KeyError, IndexError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:_REASON_CHARACTERS]
+        raise BackboneError(
+            f"weights {path} look like {form.title}, and their shapes do not fit it ({reason})."
+        ) from error
 
 
 def _published(path: Path, checkpoint: Checkpoint) -> Published:
@@ -108,7 +153,12 @@ def _published(path: Path, checkpoint: Checkpoint) -> Published:
 
 def _is_sincos(embedding: torch.Tensor) -> bool:
     """Whether positions are MAE's waves: nothing for the class token, and at (0, 0) sines of 0 and cosines of 1."""
-    if embedding.ndim != len(("one", "positions", "width")) or embedding.shape[1] < 2 or embedding.shape[2] % 4:
+    if (
+        not embedding.is_floating_point()
+        or embedding.ndim != len(("one", "positions", "width"))
+        or embedding.shape[1] < 2
+        or embedding.shape[2] % 4
+    ):
         return False
     origin = torch.tensor([0.0, 1.0, 0.0, 1.0]).repeat_interleave(embedding.shape[2] // 4)
     # Without a class token the patch at (0, 0) comes first.
@@ -130,6 +180,7 @@ def require_fit(report: CheckpointReport) -> None:
             (report.missing, "missing"),
             (report.unexpected, "unexpected"),
             (report.other_shapes, "of other shapes"),
+            (report.other_types, "with numbers of a type that is not supported, not floating:"),
         )
         if names
     ]

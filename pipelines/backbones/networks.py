@@ -125,6 +125,16 @@ def grid_of(module: Any) -> tuple[int, int]:
     return int(height), int(width)
 
 
+def not_floating(module: Any, state: State) -> tuple[str, ...]:
+    """Names and types of tensors that are whole, complex or logical where the network has floating numbers."""
+    wanted: dict[str, torch.Tensor] = module.state_dict()
+    return tuple(
+        f"{name} ({str(tensor.dtype).removeprefix('torch.')})"
+        for name, tensor in state.items()
+        if (name not in wanted or wanted[name].is_floating_point()) and not tensor.is_floating_point()
+    )
+
+
 def misfits(module: Any, state: State) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
     """What keeps tensors from a network, positions apart: names missing, unexpected, and of other shapes."""
     wanted: dict[str, torch.Tensor] = module.state_dict()

@@ -21,6 +21,10 @@ _MOST = 1 << 20
 _LETTERS = {192: "Ti", 384: "S", 768: "B", 1024: "L", 1152: "So400m", 1280: "H", 1408: "g", 1536: "g", 4096: "7B"}
 
 
+class UnsupportedFormError(ValueError):
+    """What a file's configuration says of the network, and no network here has or none can have."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Published:
     """A published file as formats see it: names and shapes, and what stands around them.

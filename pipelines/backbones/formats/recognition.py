@@ -8,7 +8,7 @@ from pipelines.backbones.formats.clip import CLIP
 from pipelines.backbones.formats.dino import DINO, IBOT
 from pipelines.backbones.formats.dinov2 import DINOV2
 from pipelines.backbones.formats.dinov3 import DINOV3
-from pipelines.backbones.formats.form import KeyFormat, Published, VitForm
+from pipelines.backbones.formats.form import KeyFormat, Published, UnsupportedFormError, VitForm
 from pipelines.backbones.formats.ijepa import IJEPA
 from pipelines.backbones.formats.mae import MAE
 from pipelines.backbones.formats.plain import NEEDS as PLAIN_NAMES
@@ -16,7 +16,7 @@ from pipelines.backbones.formats.plain import has_head
 from pipelines.backbones.formats.scale_mae import SCALE_MAE
 from pipelines.backbones.formats.simmim import SIMMIM
 from pipelines.backbones.formats.torchvision_vit import TORCHVISION
-from pipelines.backbones.formats.transformers_folder import TRANSFORMERS
+from pipelines.backbones.formats.transformers_folder import MODEL_TYPES, TRANSFORMERS
 
 # In the order of asking: what shares its names with others comes behind what has names of its own.
 FORMATS: Sequence[KeyFormat] = (
@@ -35,6 +35,8 @@ FORMATS: Sequence[KeyFormat] = (
 )
 FAMILIES = {key_format.family: key_format for key_format in FORMATS}
 _NAMES_TOLD = 3
+# Part of the names of every ViT of transformers, and of none elsewhere.
+_EMBEDDING_OF_TRANSFORMERS = ".patch_embedding"
 
 
 def recognise(published: Published, *, file: str, family: str | None = None) -> tuple[KeyFormat, VitForm]:
@@ -46,12 +48,18 @@ def recognise(published: Published, *, file: str, family: str | None = None) -> 
         family: the only one to try, where the user named it.
 
     Raises:
-        BackboneError: in no known format, or not in that of the family.
+        BackboneError: in no known format, not in that of the family, or with a configuration that is not supported.
     """
     for key_format in FORMATS if family is None else (FAMILIES[family],):
-        form = key_format.recognise(published, named=family is not None)
+        try:
+            form = key_format.recognise(published, named=family is not None)
+        except UnsupportedFormError as error:
+            raise BackboneError(f"weights {file} are not supported: {error}.") from error
+        except (IndexError, KeyError):  # names of this format over shapes of something else
+            continue
         if form is not None:
             return key_format, form
+    _refuse_other_folders(published, file)
     if family is None and published.has(*PLAIN_NAMES) and has_head(published):
         raise BackboneError(
             f"weights {file} classify under timm's names, which do not say how images are normalised; give timm's name "
@@ -66,6 +74,21 @@ def recognise(published: Published, *, file: str, family: str | None = None) -> 
         f"weights {file} are {what} {nearest.family!r}, for which it {reason}. `vitrine models` lists the families; "
         "for another ViT give timm's name with --model."
     )
+
+
+def _refuse_other_folders(published: Published, file: str) -> None:
+    """A folder of transformers that is none of a ViT known here, or whose config.json is not there."""
+    model_type = published.config.get("model_type")
+    if model_type is not None:
+        raise BackboneError(
+            f"weights {file} are not supported: config.json says model_type {model_type!r}, which is not one of "
+            f"{', '.join(MODEL_TYPES)}; for another ViT give timm's name with --model."
+        )
+    if any(_EMBEDDING_OF_TRANSFORMERS in f".{name}" for name in published.shapes):
+        raise BackboneError(
+            f"weights {file} have transformers' names, and no config.json with a model_type stands beside them; fetch "
+            "the whole folder, and give it with --weights."
+        )
 
 
 def _told(names: Sequence[str]) -> str:

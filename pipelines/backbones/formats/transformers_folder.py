@@ -1,5 +1,6 @@
 """Folders of transformers: config.json says what the tensors are, under names of transformers' own."""
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +18,9 @@ from pipelines.backbones.formats.form import (
     Network,
     Published,
     State,
+    UnsupportedFormError,
     VitForm,
+    count_blocks,
     size_name,
     whole,
 )
@@ -104,7 +107,7 @@ def _beit_options(config: Mapping[str, Any]) -> dict[str, Any]:
         "use_abs_pos_emb": bool(config.get("use_absolute_position_embeddings")),
         "use_rel_pos_bias": bool(config.get("use_relative_position_bias")),
         "use_shared_rel_pos_bias": bool(config.get("use_shared_relative_position_bias")),
-        **({"init_values": 1.0} if config.get("layer_scale_init_value", 0.1) > 0 else {}),
+        **({"init_values": 1.0} if _number(config, "layer_scale_init_value", 0.1) > 0 else {}),
     }
 
 
@@ -113,7 +116,7 @@ def _dinov3_options(config: Mapping[str, Any]) -> dict[str, Any]:
         "qkv_bias": bool(config.get("query_bias", True)),
         "init_values": 1.0,
         "rope_type": "dinov3",
-        "rope_temperature": config.get("rope_theta", 100.0),
+        "rope_temperature": _positive(config, "rope_theta", 100.0),
         "rope_rotate_half": True,
         "use_rot_pos_emb": True,
         "use_abs_pos_emb": False,
@@ -185,36 +188,33 @@ _KINDS = {
         renames=_TOWERS,
     ),
 }
+MODEL_TYPES = tuple(_KINDS)
+_VALUE_CHARACTERS = 40
 _SIZES = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12}
 
 
 def _read(model_type: str, kind: _Kind) -> Callable[[Published], VitForm | None]:
     def read(published: Published) -> VitForm | None:
-        config = {**published.config, **published.config.get("vision_config", {})}
-        sizes = {name: whole(config.get(name, default)) for name, default in _SIZES.items()}
-        patch, side = whole(config.get("patch_size", kind.patch)), whole(config.get("image_size", 224))
-        registers = whole(config.get("num_register_tokens", kind.registers)) if kind.registers is not None else 0
-        activation, mlp_width = config.get("hidden_act", kind.activation), _mlp_width(published, kind)
-        if not all((*sizes.values(), patch, side, mlp_width)) or activation not in _ACTIVATIONS:
-            return None
-        width = sizes["hidden_size"]
+        config, blocks = _settings(published.config), _renamed(published, kind)
+        width, depth, heads = (_whole(config, name, default) for name, default in _SIZES.items())
+        patch, side = _whole(config, "patch_size", kind.patch), _whole(config, "image_size", 224)
+        _check_sizes(config, blocks, width=width, depth=depth, heads=heads)
+        grid = (side // patch, side // patch)
+        _check_positions(blocks, kind, grid, side)
         return VitForm(
             family=f"{PREFIX}{model_type.replace('_', '-')}",
             title=f"{kind.title} {size_name(width, patch)} of transformers",
             network=kind.network,
             width=width,
-            depth=sizes["num_hidden_layers"],
-            heads=sizes["num_attention_heads"],
-            mlp_width=mlp_width,
+            depth=depth,
+            heads=heads,
+            mlp_width=_mlp_width(blocks),
             patch=patch,
-            grid=(side // patch, side // patch),
-            registers=registers,
+            grid=grid,
+            registers=_registers(config, kind),
             class_token=kind.class_token,
-            norm_eps=float(config.get("layer_norm_eps", kind.norm_eps)),
-            options={
-                **({"act_layer": act} if (act := _ACTIVATIONS[activation]) else {}),
-                **kind.options(config),
-            },
+            norm_eps=_positive(config, "layer_norm_eps", kind.norm_eps),
+            options={**_activation(config, kind), **kind.options(config)},
             positions=kind.positions,
             **_preprocessing(published.preprocessor, kind),
         )
@@ -222,15 +222,107 @@ def _read(model_type: str, kind: _Kind) -> Callable[[Published], VitForm | None]
     return read
 
 
-def _mlp_width(published: Published, kind: _Kind) -> int:
-    """From the shapes: some configurations have a ratio instead, and round what comes of it."""
+def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What config.json says of the image tower, which has a part of its own where there is a text tower too."""
+    tower = config.get("vision_config", {})
+    if not isinstance(tower, Mapping):
+        raise UnsupportedFormError(f"config.json says vision_config {_shown(tower)}; an object is needed")
+    return {**config, **tower}
+
+
+def _whole(config: Mapping[str, Any], name: str, default: int) -> int:
+    value = config.get(name, default)
+    if not (number := whole(value)):
+        raise UnsupportedFormError(f"config.json says {name} {_shown(value)}; a positive whole number is needed")
+    return number
+
+
+def _number(config: Mapping[str, Any], name: str, default: float) -> float:
+    value = config.get(name, default)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < math.inf:
+        raise UnsupportedFormError(f"config.json says {name} {_shown(value)}; a number is needed")
+    return float(value)
+
+
+def _positive(config: Mapping[str, Any], name: str, default: float) -> float:
+    value = _number(config, name, default)
+    if value <= 0:
+        raise UnsupportedFormError(f"config.json says {name} {_shown(config[name])}; a number above 0 is needed")
+    return value
+
+
+def _registers(config: Mapping[str, Any], kind: _Kind) -> int:
+    """How many register tokens there are; DINOv3's may have none."""
+    name = "num_register_tokens"
+    if kind.registers is None or (kind.registers == 0 and config.get(name, 0) == 0):
+        return 0
+    return _whole(config, name, kind.registers)
+
+
+def _activation(config: Mapping[str, Any], kind: _Kind) -> dict[str, str]:
+    """The network's argument for what config.json calls `hidden_act`."""
+    said = config.get("hidden_act", kind.activation)
+    # The gate of DINOv3 goes through it, and timm's through SiLU; that of DINOv2 always goes through SiLU.
+    gated = kind.network == "Eva" and bool(config.get("use_gated_mlp"))
+    supported = {"silu": None} if gated else _ACTIVATIONS
+    if not isinstance(said, str) or said not in supported:
+        raise UnsupportedFormError(
+            f"config.json says hidden_act {_shown(said)}, which is not one of {', '.join(supported)}"
+        )
+    return {"act_layer": name} if (name := supported[said]) else {}
+
+
+def _check_sizes(config: Mapping[str, Any], blocks: Published, *, width: int, depth: int, heads: int) -> None:
+    """Refuse sizes that contradict one another or the file."""
+    if width % heads:
+        raise UnsupportedFormError(
+            f"config.json says num_attention_heads {_shown(config.get('num_attention_heads', heads))}, which does not "
+            f"divide hidden_size {width}"
+        )
+    found = count_blocks(blocks)
+    if depth != found:
+        raise UnsupportedFormError(f"config.json says num_hidden_layers {depth}, and the file holds {found} blocks")
+
+
+def _check_positions(blocks: Published, kind: _Kind, grid: tuple[int, int], side: int) -> None:
+    """Refuse an input whose patches are not as many as the positions that the file stores."""
+    height, width = grid
+    distances = (2 * height - 1) * (2 * width - 1) + len(("to the class token", "from it", "to itself"))
+    for name, shape in blocks.shapes.items():
+        if name.endswith(".relative_position_bias_table") and shape[:1] != (distances,):
+            raise UnsupportedFormError(
+                f"config.json says image_size {side}, which needs {distances} relative positions, and the file stores "
+                f"{list(shape)} in {name!r}"
+            )
+    table = blocks.shapes.get("pos_embed")
+    wanted = grid[0] * grid[1] + kind.class_token
+    if table is not None and len(table) > 1 and table[-2] != wanted:
+        raise UnsupportedFormError(
+            f"config.json says image_size {side}, which needs {wanted} positions, and the file stores {table[-2]}"
+        )
+
+
+def _shown(value: object) -> str:
+    return repr(value)[:_VALUE_CHARACTERS]
+
+
+def _renamed(published: Published, kind: _Kind) -> Published:
+    """The shapes under the network's names."""
+    shapes = {}
     for name, shape in published.shapes.items():
         renamed = name
         for pattern, replacement in kind.renames:
             renamed = re.sub(pattern, replacement, renamed)
-        if re.fullmatch(r"blocks\.0\.mlp\.fc1(_x)?\.weight", renamed):
+        shapes[renamed] = shape
+    return Published(shapes=shapes)
+
+
+def _mlp_width(blocks: Published) -> int:
+    """From the shapes: some configurations have a ratio instead, and round what comes of it."""
+    for name, shape in blocks.shapes.items():
+        if re.fullmatch(r"blocks\.0\.mlp\.fc1(_x)?\.weight", name) and len(shape) == len(("out", "in")):
             return shape[0]
-    return 0
+    raise UnsupportedFormError("the file holds no perceptron in its first block")
 
 
 def _preprocessing(said: Mapping[str, Any], kind: _Kind) -> dict[str, Any]:
@@ -242,7 +334,7 @@ def _preprocessing(said: Mapping[str, Any], kind: _Kind) -> dict[str, Any]:
     return {
         "mean": _three(said.get("image_mean"), kind.mean),
         "std": _three(said.get("image_std"), kind.std),
-        "interpolation": {_BILINEAR: "bilinear", _BICUBIC: "bicubic"}.get(said.get("resample", _BICUBIC), "bicubic"),
+        "interpolation": "bilinear" if said.get("resample", _BICUBIC) == _BILINEAR else "bicubic",
         "squash": bool(said) and not cropped and edge is None,
         "crop_fraction": min(1.0, whole(cut) / whole(edge)) if cropped else 1.0,
     }

@@ -142,3 +142,60 @@ def test_a_folder_that_is_none_of_transformers_is_one_clear_error(
         (tmp_path / name).write_bytes(content)
     with pytest.raises(BackboneError, match=said):
         resolve_backbone("auto", weights=tmp_path)
+
+
+BROKEN: dict[str, tuple[dict[str, Any], str]] = {
+    "model_type": ({"model_type": "bert"}, r"model_type 'bert', which is not one of vit, vit_mae"),
+    "activation": ({"hidden_act": "relu"}, r"hidden_act 'relu', which is not one of gelu"),
+    "activation of no text": ({"hidden_act": ["gelu"]}, r"hidden_act \['gelu'\]"),
+    "epsilon of text": ({"layer_norm_eps": "a"}, r"layer_norm_eps 'a'; a number is needed"),
+    "epsilon below 0": ({"layer_norm_eps": -1e-6}, r"layer_norm_eps -1e-06; a number above 0"),
+    "epsilon of yes": ({"layer_norm_eps": True}, r"layer_norm_eps True; a number is needed"),
+    "no heads": ({"num_attention_heads": 0}, r"num_attention_heads 0; a positive whole number"),
+    "heads of text": ({"num_attention_heads": "x"}, r"num_attention_heads 'x'; a positive whole number"),
+    "heads that do not divide": ({"num_attention_heads": 5}, r"num_attention_heads 5, which does not divide .* 128"),
+    "a thousand million blocks": ({"num_hidden_layers": 10**9}, r"num_hidden_layers 1000000000; a positive"),
+    "a million blocks": ({"num_hidden_layers": 10**6}, r"num_hidden_layers 1000000, and the file holds 2 blocks"),
+    "another input": ({"image_size": 256}, r"image_size 256, which needs 257 positions, and the file stores 197"),
+    "an input that is not square": ({"image_size": [224, 256]}, r"image_size \[224, 256\]; a positive whole"),
+    "a tower that is none": ({"vision_config": 3}, r"vision_config 3; an object is needed"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_configuration_that_is_not_supported_is_named_by_key_and_value(tmp_path: Path, case: str) -> None:
+    state, settings, name = folders()["vit"]
+    changes, said = BROKEN[case]
+    config = {**refer.config(SIZE, model_type="vit", **settings), **changes}
+    folder = refer.transformers_folder(tmp_path / "folder", state, config, name)
+    with pytest.raises(BackboneError, match=rf"model\.safetensors are not supported: config\.json says {said}"):
+        resolve_backbone("auto", weights=folder)
+
+
+def test_relative_positions_of_another_input_are_refused(tmp_path: Path) -> None:
+    state, settings, name = folders()["beit"]
+    config = refer.config(SIZE, model_type="beit", **{**settings, "image_size": 384})
+    folder = refer.transformers_folder(tmp_path / "folder", state, config, name)
+    with pytest.raises(BackboneError, match=r"image_size 384, which needs 2212 relative positions.*\[732, 2\]"):
+        resolve_backbone("auto", weights=folder)
+
+
+@pytest.mark.parametrize("activation", ["gelu", "relu"])
+def test_a_gate_that_timm_does_not_have_is_refused(tmp_path: Path, activation: str) -> None:
+    names = refer.transformers_dinov3_names(publish.dinov3(SIZE, gated=True), SIZE)
+    config = refer.config(SIZE, model_type="dinov3_vit", use_gated_mlp=True, num_register_tokens=4)
+    folder = refer.transformers_folder(tmp_path / "f", names, {**config, "hidden_act": activation}, "DINOv3ViTModel")
+    with pytest.raises(BackboneError, match=rf"hidden_act '{activation}', which is not one of silu"):
+        resolve_backbone("auto", weights=folder)
+    refer.transformers_folder(tmp_path / "f", names, {**config, "hidden_act": "silu"}, "DINOv3ViTModel")
+    assert resolve_backbone("auto", weights=tmp_path / "f").architecture == "hf-dinov3-vit"
+
+
+@pytest.mark.parametrize("config", [None, {"hidden_size": 128}], ids=["none", "without model_type"])
+def test_a_folder_without_its_configuration_says_so(tmp_path: Path, config: dict[str, Any] | None) -> None:
+    state, _, name = folders()["vit"]
+    folder = refer.transformers_folder(tmp_path / "folder", state, config or {}, name)
+    if config is None:
+        (folder / "config.json").unlink()
+    with pytest.raises(BackboneError, match=r"have transformers' names, and no config\.json with a model_type"):
+        resolve_backbone("auto", weights=folder)
