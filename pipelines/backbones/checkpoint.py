@@ -1,9 +1,12 @@
 """Checkpoint files: read without running anything in them, told from one another by their sha256."""
 
+import contextlib
 import hashlib
 import os
 import pickle
 import stat
+import struct
+import textwrap
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -30,7 +33,13 @@ _HOLDS_OBJECTS = ("Unsupported global", "unsupported GLOBAL", "not an allowed gl
 _EXPECTED = "give a file that torch.save (.pt, .pth) or safetensors (.safetensors) wrote"
 _EXISTING = "give an existing .pth or .safetensors file"
 _EMPTY, _TEXT = "an empty file", "a text file"
+_POINTER = "a Git LFS pointer to one, which `git lfs pull` replaces by the file"
+_CUT_SHORT = "an archive that ends early, as of a broken download"
 _HEAD_BYTES = 512
+_LFS_POINTER, _ARCHIVE = b"version https://git-lfs", b"PK\x03\x04"
+_LENGTH = struct.Struct("<Q")
+# As safetensors' own reader has it.
+_MAX_HEADER_BYTES = 100_000_000
 # Printable, or white space, or a part of a letter in UTF-8.
 _TEXT_BYTES = {*range(0x20, 0x7F), *b"\t\n\r\f", *range(0xC2, 0xF5), *range(0x80, 0xC0)}
 # Of types that no network's numbers have; the others are floating.
@@ -177,7 +186,7 @@ def read_tensor(path: Path, name: str) -> torch.Tensor | None:
     """
     require_file(path)
     try:
-        if path.suffix == ".safetensors":
+        if _is_safetensors(path):
             with safe_open(path, framework="pt") as opened:
                 return opened.get_tensor(name) if name in opened.keys() else None  # noqa: SIM118
         with open_torch_file(path) as file:
@@ -186,15 +195,21 @@ def read_tensor(path: Path, name: str) -> torch.Tensor | None:
     except BackboneError:
         raise
     except Exception as error:  # hostile bytes make a pickle raise anything
-        reason = next(iter(str(error).splitlines()), type(error).__name__)[:_REASON_CHARACTERS]
         raise BackboneError(
-            f"weights {path} are not a readable checkpoint ({reason}); fetch the file again."
+            f"weights {path} are not a readable checkpoint ({_reason(error)}); fetch the file again."
         ) from error
+
+
+def _is_safetensors(path: Path) -> bool:
+    """Whether a file begins as safetensors do, whatever its name: the length of a JSON object, and the object."""
+    with path.open("rb") as file:
+        head = file.read(_LENGTH.size + 1)
+    return head[_LENGTH.size :] == b"{" and _LENGTH.unpack_from(head)[0] <= _MAX_HEADER_BYTES
 
 
 def _look_for_objects(path: Path) -> None:
     """Raise now what torch's reader would raise behind the numbers, which would then be read twice."""
-    if path.suffix == ".safetensors" or not zipfile.is_zipfile(path):
+    if _is_safetensors(path) or not zipfile.is_zipfile(path):
         return
     try:
         load_tensors(path, device="meta")
@@ -217,8 +232,7 @@ def _read_beside_objects(path: Path, *, device: str, refused: BackboneError) -> 
         raise error from refused
     except Exception as error:  # hostile bytes make a pickle raise anything
         raise BackboneError(
-            f"{refused} Its tensors could not be read beside them ({type(error).__name__}: "
-            f"{str(error)[:_REASON_CHARACTERS]})."
+            f"{refused} Its tensors could not be read beside them ({type(error).__name__}: {_reason(error)})."
         ) from error
 
 
@@ -240,13 +254,10 @@ def load_tensors(path: Path, *, what: str = "weights", device: str = "cpu") -> A
     """
     require_file(path, what=what)
     try:
-        if path.suffix == ".safetensors":
+        if _is_safetensors(path):
             return load_file(path) if device == "cpu" else _safetensors_shapes(path)
         _refuse_compressed(path, what)
-        with warnings.catch_warnings():
-            # Of pickle protocols and sparse tensors; both are refused or harmless here.
-            warnings.simplefilter("ignore")
-            return torch.load(path, weights_only=True, map_location=device)
+        return _load_torch(path, device)
     except pickle.UnpicklingError as error:
         reason = next((line for line in str(error).splitlines() if any(words in line for words in _HOLDS_OBJECTS)), "")
         if not reason:
@@ -259,10 +270,28 @@ def load_tensors(path: Path, *, what: str = "weights", device: str = "cpu") -> A
         raise
     except Exception as error:  # torch's reader lets hostile bytes raise anything, an IndexError for one
         kind = _kind(path)
-        if kind in {_EMPTY, _TEXT}:
+        if kind == _CUT_SHORT:
+            raise BackboneError(f"{what} {path} are {kind}; fetch the file again.") from error
+        if kind in {_EMPTY, _TEXT, _POINTER}:
             raise BackboneError(f"{what} {path} are not a checkpoint but {kind}; {_EXPECTED}.") from error
-        reason = next(iter(str(error).splitlines()), type(error).__name__)[:_REASON_CHARACTERS]
-        raise BackboneError(f"{what} {path} are not a readable checkpoint ({reason}); fetch the file again.") from error
+        raise BackboneError(
+            f"{what} {path} are not a readable checkpoint ({_reason(error)}); fetch the file again."
+        ) from error
+
+
+def _load_torch(path: Path, device: str) -> Any:
+    # Torch itself goes by the ending, unless it is given an open file.
+    named = path.open("rb") if path.suffix == ".safetensors" else contextlib.nullcontext(path)
+    with named as source, warnings.catch_warnings():
+        # Of pickle protocols and sparse tensors; both are refused or harmless here.
+        warnings.simplefilter("ignore")
+        return torch.load(source, weights_only=True, map_location=device)
+
+
+def _reason(error: Exception) -> str:
+    """The first sentence of an error, whole words of it."""
+    first = next(iter(str(error).splitlines()), "").partition(". ")[0]
+    return textwrap.shorten(first, _REASON_CHARACTERS, placeholder=" ...") or type(error).__name__
 
 
 def _kind(path: Path) -> str:
@@ -271,6 +300,10 @@ def _kind(path: Path) -> str:
         head = file.read(_HEAD_BYTES)
     if not head:
         return _EMPTY
+    if head.startswith(_LFS_POINTER):
+        return _POINTER
+    if head.startswith(_ARCHIVE) and not zipfile.is_zipfile(path):
+        return _CUT_SHORT
     if head[:1] == b"\x80":
         return "a pickle that torch.save did not write"
     return _TEXT if all(byte in _TEXT_BYTES for byte in head) else "bytes of another format"

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save_file
 
 from pipelines.backbones import BackboneError
-from pipelines.backbones.checkpoint import file_sha256, read_checkpoint, read_state
+from pipelines.backbones.checkpoint import file_sha256, read_checkpoint, read_state, read_tensor
 
 
 @pytest.fixture
@@ -156,7 +156,8 @@ def test_other_bytes_are_no_checkpoint(tmp_path: Path, name: str, content: bytes
     ("content", "kind"),
     [
         (b"", "an empty file"),
-        ("version https://git-lfs.github.com/spec/v1\né".encode(), "a text file"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a Git LFS pointer to one, .*git lfs pull"),
+        ("déjà vu\n".encode(), "a text file"),
         (b"each line of it\n", "a text file"),
         (pickle.dumps({"a": [1.0]}, protocol=4), "a pickle that torch.save did not write"),
         (b"\0\1\2\3", "bytes of another format"),
@@ -165,15 +166,32 @@ def test_other_bytes_are_no_checkpoint(tmp_path: Path, name: str, content: bytes
 def test_what_a_file_is_instead_of_a_checkpoint_is_said(tmp_path: Path, content: bytes, kind: str) -> None:
     path = tmp_path / "weights.pth"
     path.write_bytes(content)
-    with pytest.raises(BackboneError, match=f"are not a checkpoint but {kind}; give a file that torch.save"):
+    with pytest.raises(BackboneError, match=f"are not a checkpoint but {kind}.*; give a file that torch.save"):
         read_state(path)
 
 
 @pytest.mark.parametrize("zipped", [True, False])
 def test_a_truncated_checkpoint_is_refused(tmp_path: Path, tensors: dict[str, torch.Tensor], zipped: bool) -> None:
     (tmp_path / "weights.pth").write_bytes(truncated(tensors, _use_new_zipfile_serialization=zipped))
-    with pytest.raises(BackboneError, match="fetch the file again"):
+    with pytest.raises(BackboneError, match="fetch the file again") as refused:
         read_state(tmp_path / "weights.pth")
+    assert "PytorchStreamReader" not in str(refused.value)
+    assert ("ends early" in str(refused.value)) == zipped
+
+
+@pytest.mark.parametrize("name", ["weights.bin", "weights.pth", "weights"])
+def test_safetensors_are_known_by_their_first_bytes(
+    tmp_path: Path, tensors: dict[str, torch.Tensor], name: str
+) -> None:
+    save_file(tensors, tmp_path / name)
+    assert_same(dict(sorted(read_state(tmp_path / name).items())), dict(sorted(tensors.items())))
+    assert read_tensor(tmp_path / name, "a.bias") is not None
+
+
+def test_a_torch_file_named_safetensors_is_read(tmp_path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    path = saved(tmp_path / "weights.safetensors", tensors)
+    assert_same(read_state(path), tensors)
+    assert read_tensor(path, "a.bias") is not None
 
 
 def test_a_truncated_safetensors_file_is_refused(tmp_path: Path, tensors: dict[str, torch.Tensor]) -> None:

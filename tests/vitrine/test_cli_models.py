@@ -57,6 +57,19 @@ def test_inspect_says_what_a_file_is(
     assert said["title"] in ran.out
 
 
+def test_what_looks_like_two_families_is_said(vitrine: Run, tmp_path: Path) -> None:
+    flat = saved(tmp_path / "flat.pth", publish.plain(SIZE))
+    *_, note = vitrine("models", "inspect", flat, "--json").json["assumed"]
+    assert note.endswith("--model mae loads it so")
+    teacher = saved(tmp_path / "teacher.pth", {"teacher": publish.plain(SIZE)})
+    (heads,) = vitrine("models", "inspect", teacher, "--json").json["assumed"]
+    assert heads.startswith("2 heads of 64 features")
+    large = publish.plain(Size(width=1024, depth=1, heads=16, mlp=64))
+    wrapped = saved(tmp_path / "wrapped.pth", {"model": large})
+    (note,) = vitrine("models", "inspect", wrapped, "--json").json["assumed"]
+    assert note.endswith("name it with --model scale-mae-l16")
+
+
 def test_inspect_names_what_is_missing_and_unexpected(vitrine: Run, tmp_path: Path) -> None:
     state = publish.plain(SIZE)
     state["blocks.0.attn.strange"] = state.pop("blocks.1.norm2.bias")

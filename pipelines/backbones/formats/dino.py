@@ -8,6 +8,7 @@ _PREFIXES = ("module.", "backbone.")
 _NEEDS = ("cls_token", *NEEDS)
 _LEFT_OUT = ("head.mlp.", "head.last_layer", "masked_embed")
 _IBOT_LOSS = "ibot_loss"
+_FLAT = 'DINO: an MAE encoder saved without {"model": ...} looks the same, and --model mae loads it so'
 
 
 def _learned_without_classes(published: Published) -> bool:
@@ -27,7 +28,8 @@ def _is_dino(published: Published) -> bool:
 
 
 def _read_dino(published: Published) -> VitForm | None:
-    return plain_form(published, family="dino", name="DINO", positions="dino")
+    assumed = () if published.wrapper else (_FLAT,)
+    return plain_form(published, family="dino", name="DINO", positions="dino", assumed=assumed)
 
 
 def _read_ibot(published: Published) -> VitForm | None:
