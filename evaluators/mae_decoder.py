@@ -14,6 +14,9 @@ from torch import nn
 from feature_store import StoreError
 
 PREFIX = "decoder_"
+# What Scale-MAE's decoder has beside MAE's names, and how those of transformers begin.
+_SCALE_MAE = ("fpn.", "fcn", "mask_token_decoder")
+_TRANSFORMERS = "decoder.decoder_"
 # Every published decoder has 16 heads of 32; the tensors do not say it.
 _HEAD_WIDTH = 32
 _NORM_EPSILON = 1e-6
@@ -126,6 +129,20 @@ class _Mlp(nn.Module):
         return mixed
 
 
+def _refuse_other_decoders(state: Mapping[str, torch.Tensor]) -> None:
+    """Refuse decoders that share names with MAE's, or have others, before they are taken for it or for none."""
+    if any(name.startswith(_SCALE_MAE) for name in state):
+        raise DecoderError(
+            "the checkpoint's decoder is not MAE's but Scale-MAE's, which goes on through a pyramid; give a "
+            "mae_visualize_* file."
+        )
+    if any(name.startswith(_TRANSFORMERS) for name in state):
+        raise DecoderError(
+            "the checkpoint is one of transformers, whose decoder is not read; give a mae_visualize_* file of MAE's "
+            "authors, and extract with it too."
+        )
+
+
 def read_decoder(state: Mapping[str, torch.Tensor]) -> MaeDecoder:
     """The decoder among the tensors of a checkpoint, in float32 and evaluation mode.
 
@@ -137,6 +154,7 @@ def read_decoder(state: Mapping[str, torch.Tensor]) -> MaeDecoder:
     Raises:
         DecoderError: no decoder, or not MAE's.
     """
+    _refuse_other_decoders(state)
     own = {name.removeprefix(PREFIX): tensor for name, tensor in state.items() if name.startswith(PREFIX)}
     if not own:
         raise DecoderError(

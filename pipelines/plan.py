@@ -192,9 +192,8 @@ def require_possible(backbone: Backbone, settings: ExtractionSettings) -> None:
     if lacking:
         offered = ",".join(kind for kind, there in has.items() if there)
         where = " in windows" if backbone.preprocessing.windows is not None else ""
-        raise PlanError(
-            f"{backbone.request.title} has no {' or '.join(lacking)} tokens{where}; ask for --tokens {offered}."
-        )
+        words = " or ".join(kind.removesuffix("s") if kind == "registers" else kind for kind in lacking)
+        raise PlanError(f"{backbone.request.title} has no {words} tokens{where}; ask for --tokens {offered}.")
 
 
 def view_columns() -> list[str]:

@@ -51,8 +51,11 @@ def open_split(root: Path, experiment: Published, *, limit_per_split: int | None
         limit_per_split: take only the first so many images of each list.
 
     Raises:
-        ManifestError: files are missing, or of another size.
+        ManifestError: no such folder, files are missing, or of another size.
     """
+    if not root.is_dir():
+        reason = "is a file" if root.exists() else "does not exist"
+        raise ManifestError(f"--cityscapes {root} {reason}; give the folder with leftImg8bit/ and gtFine/.")
     images = listed_images(experiment, limit_per_split=limit_per_split)
     files = [uri for image in images for uri in (image.uri, image.mask_uri)]
     missing = [uri for uri in files if not (root / uri).is_file()]

@@ -90,12 +90,16 @@ def _loader(
     from functools import partial
 
     from pipelines.backbones import BackboneError, load_backbone, resolve_backbone
+    from pipelines.backbones.families import AUTO
+    from pipelines.backbones.formats import FAMILIES
     from pipelines.backbones.null import NULL
     from pipelines.backbones.timm_names import require_known
     from pipelines.backbones.timm_vit import random_timm
 
     if model == NULL:
         raise BackboneError("model 'null' is no network: there is nothing to time; name another.")
+    if weights is None and (model == AUTO or model in FAMILIES):
+        raise BackboneError(f"model {model!r} is what a file says; give the file with --weights.")
     if weights is None and model != "demo":
         require_known(model)
         return partial(random_timm, model, image_size=image_size, device=device)

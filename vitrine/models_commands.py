@@ -60,12 +60,16 @@ def list_models(context: typer.Context, json: Json = False) -> None:
 
 @models.command("inspect")
 def inspect(
-    file: Annotated[Path, typer.Argument(help="A .pth, .pt, .bin or .safetensors file.", show_default=False)],
+    file: Annotated[
+        Path,
+        typer.Argument(help="A .pth, .pt, .bin or .safetensors file, or a folder of transformers.", show_default=False),
+    ],
     json: Json = False,
 ) -> None:
-    """Say which family and size a checkpoint file is, and how it will be loaded. Nothing in it is executed.
+    """Say which family and size a file or a folder is, and how it will be loaded. Nothing in it is executed.
 
-    Exit code 0 when it loads, 1 when tensors are missing or unexpected.
+    Exit code 0 when names and shapes fit; numbers are looked at when it is loaded. 1 when tensors are missing,
+    unexpected, of other shapes or of other types; 2 when it is no checkpoint of a known family.
 
     \b
     vitrine models inspect mae_visualize_vit_base.pth

@@ -57,7 +57,7 @@ def reconstruct(
     They are set to zero, to their mean, and as many random ones to zero instead; the errors say what they hold.
 
     \b
-    vitrine extract images:photos --model vit_base_patch16_224.mae --weights mae_visualize_vit_base.pth --store features
+    vitrine extract images:photos --model auto --weights mae_visualize_vit_base.pth --store features
     vitrine reconstruct features --weights mae_visualize_vit_base.pth --images 64 --out pictures
     vitrine reconstruct features --weights mae_visualize_vit_base.pth --selection no200
     """

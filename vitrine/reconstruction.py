@@ -76,7 +76,7 @@ class Reconstruction:
         asked: the question.
 
     Raises:
-        UsageError: both ways of naming features.
+        UsageError: both ways of naming features, more features than there are, or a folder.
         BackboneError: the checkpoint cannot be read.
         DecoderError: it has no decoder of MAE's, or one that does not fit the tokens.
         StoreError: the tokens are of other weights, or class tokens or the last layer are not stored.
@@ -86,6 +86,8 @@ class Reconstruction:
         if asked.n_dropped is not None and asked.selection is not None:
             raise UsageError("give at most one of --drop-top-variance M and --selection NAME.")
         self._features, self._asked = features, asked
+        _refuse_folder(asked.weights)
+        _check_dropped(features, asked.n_dropped)
         sha256 = file_sha256(asked.weights)
         state = read_state(asked.weights)
         self._decoder: MaeDecoder = read_decoder(state)
@@ -173,6 +175,22 @@ class Reconstruction:
     @cached_property
     def _pixels(self) -> Pixels:
         return stored_views(self._features, self._asked.root)
+
+
+def _refuse_folder(weights: Path) -> None:
+    if weights.is_dir():
+        raise UsageError(
+            f"--weights {weights} is a folder, as transformers has them, whose decoder is not read; give a file such "
+            "as mae_visualize_vit_base.pth, and extract with it too."
+        )
+
+
+def _check_dropped(features: FeatureSet, n_dropped: int | None) -> None:
+    width = features.spec.n_features
+    if n_dropped is not None and not 1 <= n_dropped < width:
+        raise UsageError(
+            f"cannot drop {n_dropped} of {width} features; give --drop-top-variance a number from 1 to {width - 1}."
+        )
 
 
 def _require_same_weights(features: FeatureSet, weights: Path, sha256: str) -> None:

@@ -81,6 +81,20 @@ def test_normalising_is_undone() -> None:
     torch.testing.assert_close(white.flatten(), torch.tensor([2.248908, 2.428571, 2.64]), rtol=1e-6, atol=0)
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("fpn.fpn1.0.weight", "not MAE's but Scale-MAE's"),
+        ("fcn_high.conv.weight", "not MAE's but Scale-MAE's"),
+        ("mask_token_decoder", "not MAE's but Scale-MAE's"),
+        ("decoder.decoder_embed.weight", "one of transformers, whose decoder is not read"),
+    ],
+)
+def test_a_decoder_of_another_kind_is_refused_by_name(state: State, name: str, said: str) -> None:
+    with pytest.raises(DecoderError, match=said):
+        read_decoder({**state, name: torch.zeros(2)})
+
+
 def test_a_file_without_a_decoder_is_refused_with_the_way_out(state: State) -> None:
     encoder = {name: tensor for name, tensor in state.items() if not name.startswith("decoder_")}
     with pytest.raises(DecoderError, match="only an encoder, as the mae_pretrain_"):

@@ -58,7 +58,7 @@ def test_settings_that_cannot_be_are_refused(settings: dict[str, Any], message: 
 
 def test_a_token_kind_that_the_model_lacks_is_refused(tiny_request: BackboneRequest) -> None:
     settings = ExtractionSettings(token_kinds=("patches", "registers"))
-    with pytest.raises(PlanError, match=r"has no registers tokens; ask for --tokens patches,cls,attention"):
+    with pytest.raises(PlanError, match=r"has no register tokens; ask for --tokens patches,cls,attention"):
         require_possible(load_backbone(tiny_request), settings)
 
 

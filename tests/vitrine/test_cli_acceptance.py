@@ -220,6 +220,8 @@ def test_the_published_file_is_the_one_in_the_list_of_models() -> None:
         (("mae-b", "--weights", "{weights}", "--cityscapes", "{root}", "--limit-per-split", "1"), "2 or more"),
         (("mae-b", "--weights", "{weights}", "--cityscapes", "{small}"), "is 128 x 64, and the paper's is 2048 x 1024"),
         (("mae-b", "--weights", "/nowhere.pth", "--cityscapes", "{root}"), "/nowhere.pth cannot be read"),
+        (("mae-b", "--weights", "{weights}", "--cityscapes", "/nowhere"), "--cityscapes /nowhere does not exist"),
+        (("mae-b", "--weights", "{weights}", "--cityscapes", "{weights}"), "is a file; give the folder"),
         (("mae-b", "--cityscapes", "{root}"), "--weights"),
     ],
 )

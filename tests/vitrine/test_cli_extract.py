@@ -217,7 +217,7 @@ def assert_same_tree(left: Path, right: Path) -> None:
         (["extract", "{images}", "--model", "{model}", "--weights", "/nowhere.pth"], "cannot be read"),
         (
             ["extract", "{images}", "--model", "{model}", "--weights", "{weights}", "--tokens", "registers"],
-            "has no registers",
+            "has no register tokens",
         ),
         (["extract", "{images}", "--model", "{model}", "--weights", "{weights}", "--layers", "7"], "blocks 1..6"),
         (["extract", "{images}", "--model", "{model}", "--weights", "{weights}", "--tile", "50"], "50"),

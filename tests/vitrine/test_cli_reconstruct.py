@@ -105,6 +105,8 @@ def test_a_selection_and_the_number_it_drops_are_the_same_question(vitrine: Run,
     named = ("--drop-top-variance", 7, "--split", "test", "--images", 8, "--json")
     assert vitrine("reconstruct", store, "--weights", visualize, *named).json["digest"] == by_number["digest"]
     assert "split=test n_taken=7 n_views=8" in vitrine("results", store).out
+    most = vitrine("reconstruct", store, "--weights", visualize, "--drop-top-variance", 63, "--json").json
+    assert most["n_taken"] == 63
     # 200 of 768, of 64 features.
     assert vitrine("reconstruct", store, "--weights", visualize, "--json").json["n_taken"] == 17
 
@@ -132,6 +134,10 @@ def test_images_that_were_moved_are_found_by_root_and_changed_ones_are_refused(
         (("--weights", "/nowhere.pth"), 2, "cannot be read"),
         (("--weights", "{visualize}", "--selection", "no", "--drop-top-variance", "3"), 2, "at most one"),
         (("--weights", "{visualize}", "--drop-top-variance", "64"), 2, "cannot drop 64 of 64"),
+        (("--weights", "{visualize}", "--drop-top-variance", "500"), 2, "a number from 1 to 63"),
+        (("--weights", "{visualize}", "--drop-top-variance", "0"), 2, "1 or more"),
+        (("--weights", "{folder}"), 2, "is a folder, as transformers has them, whose decoder is not read"),
+        (("--weights", "{scale_mae}", "--any-weights"), 2, "not MAE's but Scale-MAE's"),
         (("--weights", "{visualize}", "--selection", "nosuch"), 1, "no selection 'nosuch'"),
         (("--weights", "{visualize}", "--split", "nosuch"), 1, "has no valid rows"),
         (("--weights", "{visualize}", "--out", "/nowhere/a/b"), 2, "name a folder"),
@@ -152,7 +158,15 @@ def test_wrong_use_gets_one_line(
     state = torch.load(visualize, weights_only=True)
     other = visualize.with_name("other.pth")
     torch.save({"model": state["model"], "epoch": 3}, other)
-    paths = {"visualize": visualize, "encoder": tiny_weights, "other": other}
+    scale_mae = visualize.with_name("scale_mae.pth")
+    torch.save({"model": {**state["model"], "fpn.fpn1.0.weight": torch.zeros(2)}}, scale_mae)
+    paths = {
+        "visualize": visualize,
+        "encoder": tiny_weights,
+        "other": other,
+        "folder": visualize.parent,
+        "scale_mae": scale_mae,
+    }
     ran = vitrine("reconstruct", store, *(argument.format(**paths) for argument in arguments))
     assert says in ran.err
     assert (ran.code, len(ran.err.strip().splitlines()), ran.out) == (code, 1, "")
