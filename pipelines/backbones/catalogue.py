@@ -13,6 +13,9 @@ SATELLITE_MEAN, SATELLITE_STD = (0.430, 0.411, 0.296), (0.213, 0.156, 0.143)
 _NORMALISATIONS = {IMAGENET_MEAN: "ImageNet", HALF: "0.5", CLIP_MEAN: "CLIP", SATELLITE_MEAN: "SAT-493M"}
 # Of models that load by timm's name, from timm's own hub.
 TIMM = "timm"
+_BLOCK_BYTES = 1 << 24
+# Stands for the name of a model: what the file is, it says itself.
+AUTO = "auto"
 DEMO = "demo"
 DEMO_TITLE = "DINOv2-reg ViT-S/14, fine-tuned on MRI quality"
 DEMO_SHA256 = "cb9c162889a9d9e51af7dc7f3627a82cf9851566bea5ad8a45fbdf0e5fcef358"
@@ -321,12 +324,13 @@ def of_file(path: Path) -> KnownCheckpoint | None:
     Raises:
         OSError: it cannot be read.
     """
-    for kind in ("sha256", "md5"):
-        with path.open("rb") as file:
-            found = _of_digest(kind, hashlib.file_digest(file, kind).hexdigest())
-        if found is not None:
-            return found
-    return None
+    digests = {kind: hashlib.new(kind, usedforsecurity=False) for kind in ("sha256", "md5")}
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            for digest in digests.values():
+                digest.update(block)
+    found = (_of_digest(kind, digest.hexdigest()) for kind, digest in digests.items())
+    return next((entry for entry in found if entry is not None), None)
 
 
 def _of_digest(kind: str, digest: str) -> KnownCheckpoint | None:

@@ -10,7 +10,7 @@ from jaxtyping import Float32
 
 from pipelines.backbones.architecture import has_class_token, norm_name, register_count
 from pipelines.backbones.backbone import Tokens
-from pipelines.backbones.catalogue import known, of_digest
+from pipelines.backbones.catalogue import AUTO, known, of_digest
 from pipelines.backbones.checkpoint import BackboneError, file_sha256, read_checkpoint, resolved
 from pipelines.backbones.formats import FAMILIES, VitForm
 from pipelines.backbones.hub_folder import weights_file
@@ -20,8 +20,6 @@ from pipelines.backbones.positions import position_text
 from pipelines.backbones.preprocessing import Fit, ImageSize, Preprocessing
 from pipelines.backbones.request import BackboneRequest, RequestOptions
 from pipelines.backbones.timm_vit import TimmBackbone, attention
-
-AUTO = "auto"
 
 
 class ScaleMaeBackbone(TimmBackbone):
