@@ -6,7 +6,7 @@ from typing import Any
 
 from pipelines.backbones.checkpoint import BackboneError
 
-_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 _CONFIG, _PREPROCESSOR = "config.json", "preprocessor_config.json"
 _MAX_JSON_BYTES = 1 << 20
 
@@ -19,10 +19,10 @@ def weights_file(path: Path) -> Path:
     """
     if not path.is_dir():
         return path
-    found = next((path / name for name in _WEIGHTS if (path / name).is_file()), None)
+    found = next((path / name for name in WEIGHT_FILES if (path / name).is_file()), None)
     if found is None:
         raise BackboneError(
-            f"weights {path} are a folder without {' or '.join(_WEIGHTS)} (weights in several files are not read); "
+            f"weights {path} are a folder without {' or '.join(WEIGHT_FILES)} (weights in several files are not read); "
             "give a file, or a folder of transformers."
         )
     return found
@@ -34,7 +34,7 @@ def folder_settings(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     Raises:
         BackboneError: a file of that name that is no JSON object of at most 1 MB.
     """
-    if file.name not in _WEIGHTS:
+    if file.name not in WEIGHT_FILES:
         return {}, {}
     config, preprocessor = (_object(file.with_name(name)) for name in (_CONFIG, _PREPROCESSOR))
     # A folder of timm has another config.json, and the names of timm.

@@ -19,7 +19,7 @@ from pipelines.backbones.networks import build_network, fill_network, grid_of, n
 from pipelines.backbones.positions import position_text
 from pipelines.backbones.preprocessing import Fit, ImageSize, Preprocessing
 from pipelines.backbones.request import BackboneRequest, RequestOptions
-from pipelines.backbones.timm_vit import TimmBackbone, attention
+from pipelines.backbones.timm_vit import TimmBackbone, attention, compute_float32_in_full
 
 
 class ScaleMaeBackbone(TimmBackbone):
@@ -113,9 +113,7 @@ def load_published(request: BackboneRequest, *, attention_kernel: str | None = N
     with attention(attention_kernel):
         module = build_network(form, request.image_size or form.image_size)
     fill_network(module, state, form, rule=request.position_embedding)
-    if request.device.startswith("cuda"):
-        # Otherwise the patch embedding, a convolution, would be computed with ten bits of mantissa in float32.
-        torch.backends.cudnn.allow_tf32 = False
+    compute_float32_in_full(request.device)
     return _backbone(request, form, module.to(request.device))
 
 

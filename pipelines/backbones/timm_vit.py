@@ -97,7 +97,7 @@ def load_timm(request: BackboneRequest, *, attention_kernel: str | None = None) 
     position_embedding = load_weights(
         module, Path(request.weights), request.architecture, rule=request.position_embedding
     )
-    _compute_float32_in_full(request.device)
+    compute_float32_in_full(request.device)
     return _backbone(request, module.to(request.device), position_embedding)
 
 
@@ -139,14 +139,15 @@ def random_timm(
         compute_dtype=compute_dtype,
         device=device,
     )
-    _compute_float32_in_full(device)
+    compute_float32_in_full(device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         module = build_module(architecture, image_size)
     return _backbone(request, module.to(device), "random")
 
 
-def _compute_float32_in_full(device: str) -> None:
+def compute_float32_in_full(device: str) -> None:
+    """Have a GPU compute float32 as float32, before a model runs there."""
     if device.startswith("cuda"):
         # Otherwise the patch embedding, a convolution, would be computed with ten bits of mantissa in float32.
         torch.backends.cudnn.allow_tf32 = False
