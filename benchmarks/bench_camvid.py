@@ -14,7 +14,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from evaluators import KnnParameters, Subject
-from evaluators.neighbors import Metric
+from evaluators.parameters import Metric
 from feature_store import FeatureSet, open_store
 from pipelines.datasets import DatasetOptions, open_dataset
 from pipelines.plan import ExtractionSettings

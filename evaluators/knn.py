@@ -1,49 +1,19 @@
 """k-NN classification of patches or images by the labelled tokens of the training split: exact, no training."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, Int64
 
 from evaluators.feature_map import FeatureMap
-from evaluators.neighbors import Backend, Metric, majority_vote, search
-from evaluators.probe_input import ProbeInput, Subject
+from evaluators.neighbors import majority_vote, search
+from evaluators.parameters import Backend, KnnParameters
+from evaluators.probe_input import ProbeInput
 from evaluators.results import ProbeResult
 from evaluators.segmentation import Scorer
 from evaluators.token_stream import BANK_BLOCK_TOKENS, QUERY_BLOCK_TOKENS, joined_blocks
 from feature_store import FeatureSet, Selection
-
-KNN_REVISION = 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class KnnParameters:
-    """One k-NN question.
-
-    Attributes:
-        subject: which tokens.
-        k: neighbours that vote; the majority wins, of tied classes the one whose nearest member is nearer.
-        metric: `cosine`, `dot` or `l2`.
-        standardise: give every feature mean 0 and variance 1 over the bank first.
-
-    Raises:
-        ValueError: k is no whole number of 1 or more, or the metric is unknown.
-    """
-
-    subject: Subject = field(default_factory=Subject)
-    k: int = 1
-    metric: Metric = "cosine"
-    standardise: bool = False
-
-    def __post_init__(self) -> None:
-        # Any, since the annotation is no check outside of the tests.
-        k: Any = self.k
-        if isinstance(k, bool) or not isinstance(k, int) or k < 1:
-            raise ValueError(f"k {k!r}: give the number of neighbours that vote, a whole number of 1 or more.")
-        if self.metric not in get_args(Metric):
-            raise ValueError(f"metric {self.metric!r}: choose {', '.join(get_args(Metric))}.")
 
 
 def evaluate_knn(

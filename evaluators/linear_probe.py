@@ -1,7 +1,6 @@
 """Linear probe: multinomial logistic regression on standardised tokens, its strength chosen on held-out images."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -9,36 +8,16 @@ from jaxtyping import Float32, Int64
 
 from evaluators.feature_map import FeatureMap
 from evaluators.linear import LinearModel, fit, fit_path, fit_streamed, predict
-from evaluators.probe_input import ProbeInput, Subject, hold_out_images
+from evaluators.parameters import LinearParameters
+from evaluators.probe_input import ProbeInput, hold_out_images
 from evaluators.results import ProbeResult
 from evaluators.segmentation import Scorer
 from feature_store import FeatureSet, Selection, StoreError
 
-LINEAR_REVISION = 2
-DEFAULT_L2S = (1.0, 1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 1e-4, 1e-5)
 # To rank strengths by held-out accuracy, a loss within a thousandth of the best is enough; the final fit goes further.
 _SWEEP_TOLERANCE, _SWEEP_ITERATIONS = 1e-3, 200
 _VALUE_BYTES = 4
 _ROWS_PER_BLOCK_BYTES = 32 << 20
-
-
-@dataclass(frozen=True, kw_only=True)
-class LinearParameters:
-    """One linear-probe question.
-
-    Attributes:
-        subject: which tokens.
-        l2s: strengths of the penalty to choose among; one alone is taken. `evaluators.linear` states the loss.
-        held_share: share of the training images on which the strength is chosen; they train the final model too.
-        memory_bytes: training tokens that need more, as float32, are streamed in mini-batches instead.
-        epochs: passes over the training tokens where they are streamed.
-    """
-
-    subject: Subject = field(default_factory=Subject)
-    l2s: tuple[float, ...] = DEFAULT_L2S
-    held_share: float = 0.2
-    memory_bytes: int = 4 << 30
-    epochs: int = 10
 
 
 def evaluate_linear(

@@ -8,7 +8,8 @@ import numpy as np
 from jaxtyping import Float, Float32, Int64
 
 from evaluators.feature_map import FeatureMap
-from evaluators.neighbors import Metric, Neighbors, search
+from evaluators.neighbors import Neighbors, search
+from evaluators.parameters import Metric
 from evaluators.token_stream import BANK_BLOCK_TOKENS, TokensOn, joined_blocks, mean_over_patches, stored_tokens
 from feature_store import FeatureRows, FeatureSet, QueryError, RowQueries, Selection
 

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 import torch
 from jaxtyping import Float32, Int64
 
+from evaluators.parameters import Backend, Metric
 from evaluators.tensors import as_tensor
-
-Metric = Literal["dot", "cosine", "l2"]
-Backend = Literal["auto", "faiss", "torch"]
 
 # Block sizes at which the matrix product, not the bookkeeping, takes the time. Callers choose their own blocks.
 QUERY_ROWS = 16_384

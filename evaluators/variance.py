@@ -1,30 +1,12 @@
 """The population variance of every feature over the stored tokens: what `vitrine prune` chooses by."""
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from evaluators.moments import stream_moments
+from evaluators.parameters import VarianceParameters
 from evaluators.results import VarianceResult
-from feature_store import FeatureSet, TokenKind
+from feature_store import FeatureSet
 from feature_store.errors import StoreError
-
-VARIANCE_REVISION = 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class VarianceParameters:
-    """Which tokens to take the variance of.
-
-    Attributes:
-        kind: `patches`, `cls` or `registers`.
-        layer: block number or `last`.
-        split: rows to take; `auto` is `train` where there is such a split, else all rows; None is all rows.
-    """
-
-    kind: TokenKind = "patches"
-    layer: int | str = "last"
-    split: str | None = "auto"
 
 
 def evaluate_variance(features: FeatureSet, parameters: VarianceParameters) -> VarianceResult:

@@ -2,7 +2,6 @@
 
 import ast
 import re
-import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -10,6 +9,8 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
+
+from tests.fresh_process import loaded_after
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("evaluators", "feature_store", "pipelines", "vitrine")
@@ -70,26 +71,6 @@ def late_imports(path: Path) -> set[str]:
     return {top(module) for function in functions for module, _ in imported_modules(function)}
 
 
-def loaded_after(code: str, *watched: str, blocked: tuple[str, ...] = ()) -> set[str]:
-    """Run code in a fresh process, where importing what is blocked raises, and tell which watched modules it loaded."""
-    program = f"""
-import sys
-
-class Blocker:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {blocked!r}:
-            raise ModuleNotFoundError(f"{{name}} is blocked", name=name)
-
-sys.meta_path.insert(0, Blocker())
-{code}
-print("LOADED", *sorted({{name.split(".")[0] for name in sys.modules}} & set({watched!r})))
-"""
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=False)
-    assert done.returncode == 0, done.stderr
-    lines = [line for line in done.stdout.splitlines() if line.startswith("LOADED")]
-    return set(lines[-1].split()[1:])
-
-
 # --- what the sources say --------------------------------------------------------------------------------------------
 
 
@@ -124,6 +105,8 @@ def test_init_files_hold_a_docstring_imports_and_a_sorted_all_only() -> None:
                 assert target.id == "__all__", f"{name_of(path)}:{node.lineno} assigns {target.id}"
                 assert node.value is not None
                 names = ast.literal_eval(node.value)
+            elif isinstance(node, ast.If):
+                require_names_loaded_late(node, path)
             else:
                 assert isinstance(node, ast.Import | ast.ImportFrom), f"{name_of(path)}:{node.lineno}"
         assert names is not None, f"{name_of(path)} has no __all__"
@@ -132,6 +115,28 @@ def test_init_files_hold_a_docstring_imports_and_a_sorted_all_only() -> None:
         bound = {alias.asname or alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)
                  for alias in node.names}  # fmt: skip
         assert set(names) <= bound, f"{name_of(path)} names {sorted(set(names) - bound)}, which it does not import"
+
+
+def require_names_loaded_late(node: ast.If, path: Path) -> None:
+    """The one other thing that an __init__.py may hold: names that load torch, and so are loaded when asked for.
+
+    A type checker reads them as imports; at run time the same names come through the package's `__getattr__`. That both
+    lists are the same cannot be left to whoever adds a name.
+    """
+    where = f"{name_of(path)}:{node.lineno}"
+    assert ast.unparse(node.test) == "TYPE_CHECKING", where
+    seen = set()
+    for each in node.body:
+        assert isinstance(each, ast.ImportFrom), where
+        seen |= {(each.module, alias.name) for alias in each.names}
+    (assigned,) = node.orelse
+    assert isinstance(assigned, ast.Assign), where
+    assert ast.unparse(assigned.targets[0]) == "__getattr__", where
+    assert isinstance(assigned.value, ast.Call), where
+    called, (package, table) = ast.unparse(assigned.value.func), assigned.value.args
+    assert (called, ast.unparse(package)) == ("names_loaded_late", "__name__"), where
+    late = ast.literal_eval(table)
+    assert seen == {(f"{path.parent.name}.{module}", name) for module, names in late.items() for name in names}, where
 
 
 def test_functions_import_only_what_is_listed_with_a_reason() -> None:

@@ -7,7 +7,7 @@ from typing import Any, get_args
 import pyarrow as pa
 
 from evaluators import NearestRows, nearest, stored_query
-from evaluators.neighbors import Metric
+from evaluators.parameters import Metric
 from evaluators.token_stream import TokensOn
 from feature_store import QueryError, RowQueries, read_selection
 from feature_store.query.columns import COLUMNS

@@ -1,10 +1,14 @@
-"""From the words of the command line to the evaluators' questions, and their answers."""
+"""From the words of the command line to the evaluators' questions, and their answers.
+
+What computes an answer is called as `evaluators.evaluate_...`: only that call loads it, and torch with it.
+"""
 
 import functools
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
+import evaluators
 from evaluators import (
     KNN_REVISION,
     LINEAR_REVISION,
@@ -20,13 +24,10 @@ from evaluators import (
     drop_listed,
     drop_random,
     drop_top_variance,
-    evaluate_knn_for,
-    evaluate_linear,
-    evaluate_variance,
     question,
 )
-from evaluators.neighbors import Backend, Metric
-from evaluators.probe_input import On, resolve_subject
+from evaluators.parameters import Backend, Metric
+from evaluators.subject import On, resolve_subject
 from feature_store import FeatureSet, Selection, SelectionError, read_selection, write_selection
 from feature_store.identity import FEATURE_KINDS
 from vitrine.exits import UsageError
@@ -94,7 +95,7 @@ def ask_variance(
         kind=_choice(kind, FEATURE_KINDS, "--tokens"), layer=features.layer_number(layer), split=split
     )
     asked = question(features, "variance", VARIANCE_REVISION, parameters)
-    return ask(features, asked, lambda: evaluate_variance(features, parameters), fresh=fresh)
+    return ask(features, asked, lambda: evaluators.evaluate_variance(features, parameters), fresh=fresh)
 
 
 def check_plot(path: Path) -> None:
@@ -136,7 +137,7 @@ def ask_knn(
 
     @functools.cache
     def results() -> dict[int, ProbeResult]:
-        found = evaluate_knn_for(features, ks, resolved, selection=chosen, backend=backend_name)
+        found = evaluators.evaluate_knn_for(features, ks, resolved, selection=chosen, backend=backend_name)
         return dict(zip(ks, found, strict=True))
 
     def answer(k: int) -> Answer:
@@ -161,7 +162,7 @@ def ask_linear(
     given = {name: value for name, value in changes.items() if value is not None}
     parameters = LinearParameters(subject=resolve_subject(features, subject), **given)
     asked = question(features, "linear", LINEAR_REVISION, parameters, chosen)
-    return ask(features, asked, lambda: evaluate_linear(features, parameters, selection=chosen), fresh=fresh)
+    return ask(features, asked, lambda: evaluators.evaluate_linear(features, parameters, selection=chosen), fresh=fresh)
 
 
 @dataclass(frozen=True, kw_only=True)

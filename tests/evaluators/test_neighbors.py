@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evaluators import neighbors
-from evaluators.neighbors import Backend, Metric, Neighbors, majority_vote, search
+from evaluators.neighbors import Neighbors, majority_vote, search
+from evaluators.parameters import Backend, Metric
 
 METRICS: list[Metric] = ["dot", "cosine", "l2"]
 BACKENDS: list[Backend] = ["faiss", "torch"]

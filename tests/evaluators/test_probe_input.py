@@ -3,7 +3,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from evaluators.probe_input import ProbeInput, Subject, hold_out_images, resolve_subject
+from evaluators.probe_input import ProbeInput, hold_out_images
+from evaluators.subject import Subject, resolve_subject
 from feature_store import StoreError
 
 from .conftest import Synthetic

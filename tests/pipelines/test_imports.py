@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from evaluators import KnnParameters, Subject, evaluate_knn, evaluate_linear
-from evaluators.linear_probe import LinearParameters
+from evaluators.parameters import LinearParameters
 from feature_store import FeatureSet, IdentityMismatchError, StoreError, open_store
 from feature_store.exports import ExportSubject, export_features
 from pipelines.datasets import DatasetOptions, open_dataset

@@ -1,0 +1,49 @@
+"""What short commands load: what a stored answer, a listing or a refusal does not need must not be imported."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.fresh_process import loaded_after
+from tests.vitrine.conftest import Run
+
+HEAVY = (
+    "torch",
+    "faiss",
+    "timm",
+    "torchvision",
+    "apache_beam",
+    "duckdb",
+    "dask",
+    "distributed",
+    "matplotlib",
+    "pandas",
+)
+
+
+def loaded_by(*arguments: object, code: int = 0) -> set[str]:
+    """The heavy packages that a command of its own process loads."""
+    words = [str(argument) for argument in arguments]
+    program = f"""
+from vitrine.__main__ import run
+code = run({words!r})
+assert code == {code}, code
+"""
+    return loaded_after(program, *HEAVY)
+
+
+@pytest.mark.parametrize("command", ["ls", "results", "show"])
+def test_listings_load_nothing_that_computes(command: str, tiny_store: Path) -> None:
+    assert loaded_by(command, tiny_store) == set()
+
+
+@pytest.mark.parametrize("command", ["knn", "linear", "variance"])
+def test_a_stored_answer_loads_neither_torch_nor_faiss(command: str, tiny_store: Path, vitrine: Run) -> None:
+    assert vitrine(command, tiny_store).code == 0
+    assert loaded_by(command, tiny_store) == set()
+
+
+@pytest.mark.parametrize("option", ["--layer=lsat", "--on=patch", "--features=camvod", "--selection=none", "--k=0"])
+def test_what_names_nothing_is_refused_before_torch_is_loaded(option: str, tiny_store: Path) -> None:
+    code = 1 if option.startswith(("--layer", "--features", "--selection")) else 2
+    assert loaded_by("knn", tiny_store, option, code=code) == set()
