@@ -17,9 +17,11 @@ from jaxtyping import Int64
 
 from feature_store import InvalidRow, Receipt, Shard, TokenKind, read_dataset, read_manifest, write_shard
 from feature_store.arrays import token_layout, token_names
+from feature_store.canonical import canonical_json
 from feature_store.errors import StorageError
 from feature_store.roots import open_root
 from pipelines.backbones import Backbone, BackboneRequest, load_backbone
+from pipelines.backbones.held_weights import WeightsChangedError
 from pipelines.meter import Meter
 from pipelines.plan import ExtractionPlan, view_columns, views_of
 from pipelines.prefetch import HOPELESS_ERRORS, prepare_views, with_retries
@@ -52,6 +54,7 @@ def extract_shard(plan: ExtractionPlan, shard: Shard, *, meter: Meter | None = N
     Raises:
         SourceChangedError: an image is not the one that the manifest was made of.
         StopRequestedError: `stop_requested` was set.
+        WeightsChangedError: the weights are not those that the plan was made of.
         StoreUnwritableError: the store's disk is full, read-only or closed to this user.
         OSError: images cannot be read or the store cannot be written, after several attempts.
     """
@@ -88,7 +91,7 @@ def compute_rows(
     plan: ExtractionPlan, shard: Shard, places: Places, tokens: ShardTokens, manifest: pa.Table, meter: Meter
 ) -> list[InvalidRow]:
     """Fill in the tokens of some places of a shard, and give its invalid rows; nothing is written."""
-    backbone = cached_backbone(plan.backbone, plan.spec.attention_kernel)
+    backbone = planned_backbone(plan)
     meter.begin_computing()
     batches = _Batches(backbone, tokens, meter, plan.spec.batch_size)
     of_shard = views_of(manifest, shard.start, shard.stop)
@@ -237,6 +240,30 @@ class _Batches:
             stored[places[~finite]] = 0
         self._non_finite += places[~finite].tolist()
         self._meter.add_rows(len(places))
+
+
+def planned_backbone(plan: ExtractionPlan) -> Backbone:
+    """The backbone of a plan, loaded once a process.
+
+    Raises:
+        WeightsChangedError: its weights, or what stands beside them, are not those of the plan.
+        BackboneError: they cannot be loaded.
+    """
+    backbone = cached_backbone(plan.backbone, plan.spec.attention_kernel)
+    identity = plan.spec.identity
+    # The digest of the weights was compared when they were loaded. A folder of transformers says more beside them.
+    loaded = {"architecture": backbone.architecture, "preprocessing": backbone.preprocessing.to_json()}
+    planned = {"architecture": identity.architecture, "preprocessing": identity.preprocessing}
+    # As JSON has them, since a plan comes from another process.
+    differing = [name for name in loaded if canonical_json(loaded[name]) != canonical_json(planned[name])]
+    if differing:
+        name = differing[0]
+        raise WeightsChangedError(
+            f"what stands beside weights {plan.backbone.weights} changed after the run was planned: {name} was "
+            f"{canonical_json(planned[name])} and is now {canonical_json(loaded[name])}; put it back, or run the same "
+            "command again, which makes another feature set."
+        )
+    return backbone
 
 
 @functools.lru_cache(maxsize=1)

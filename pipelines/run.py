@@ -46,7 +46,7 @@ from pipelines.backbones import Backbone, BackboneRequest, describe_backbone, ke
 from pipelines.backbones.checkpoint import file_sha256
 from pipelines.datasets import Dataset
 from pipelines.environment import current_environment, require_same_environment
-from pipelines.extract import cached_backbone, cached_manifest
+from pipelines.extract import cached_manifest, planned_backbone
 from pipelines.failures import ShardFailure
 from pipelines.meter import STAGES, read_counts
 from pipelines.plan import (
@@ -130,7 +130,7 @@ class Prepared:
     @property
     def backbone(self) -> Backbone:
         """The backbone, loaded in this process when it is first asked for."""
-        return cached_backbone(self.plan.backbone, self.plan.spec.attention_kernel)
+        return planned_backbone(self.plan)
 
 
 Engine = Callable[[ExtractionPlan, Sequence[Shard], Path, int], list[ShardFailure]]

@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 
 from feature_store import Shard
+from pipelines.backbones.held_weights import WeightsChangedError
 from pipelines.extract import StoreUnwritableError, extract_shard
 from pipelines.failures import ShardFailure, reason_of, write_failure
 from pipelines.meter import process_meter
@@ -22,7 +23,7 @@ class ShardWorker:
 
     def __init__(self, plan: ExtractionPlan, progress_folder: Path) -> None:
         self._plan, self._folder = plan, progress_folder
-        self._unwritable: StoreUnwritableError | None = None
+        self._hopeless: Exception | None = None
         progress_folder.mkdir(parents=True, exist_ok=True)
         torch.set_num_threads(plan.threads)
 
@@ -32,14 +33,14 @@ class ShardWorker:
         Nothing is raised: a shard that fails must not end the others.
         """
         try:
-            if self._unwritable is not None:
-                raise self._unwritable  # the rest would be computed for nothing
+            if self._hopeless is not None:
+                raise self._hopeless  # the rest would be computed, or the weights read, for nothing
             extract_shard(self._plan, shard, meter=process_meter(self._folder))
         except StopRequestedError:
             return False
         except Exception as error:
             write_failure(self._folder, ShardFailure(shard=shard.index, reason=reason_of(error)))
-            if isinstance(error, StoreUnwritableError):
-                self._unwritable = error
+            if isinstance(error, (StoreUnwritableError, WeightsChangedError)):
+                self._hopeless = error
             return False
         return True

@@ -30,7 +30,8 @@ from evaluators import (
 )
 from feature_store import FeatureSet, Selection, StoreError, read_manifest, read_selection
 from feature_store.runs import stored_plan
-from pipelines.backbones.checkpoint import file_sha256, read_state
+from pipelines.backbones.checkpoint import read_state
+from pipelines.backbones.held_weights import hold_weights
 from pipelines.backbones.preprocessing import Preprocessing
 from pipelines.meter import Meter
 from pipelines.plan import view_columns
@@ -88,8 +89,8 @@ class Reconstruction:
         self._features, self._asked = features, asked
         _refuse_folder(asked.weights)
         _check_dropped(features, asked.n_dropped)
-        sha256 = file_sha256(asked.weights)
-        state = read_state(asked.weights)
+        with hold_weights(asked.weights) as held:
+            sha256, state = held.sha256, read_state(held)
         self._decoder: MaeDecoder = read_decoder(state)
         if not asked.any_weights:
             _require_same_weights(features, asked.weights, sha256)

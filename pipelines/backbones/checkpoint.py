@@ -18,6 +18,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from pipelines.backbones.held_file import HeldFile
 from pipelines.backbones.inert_pickle import TensorRecord
 from pipelines.backbones.torch_archives import open_torch_file
 
@@ -281,11 +282,15 @@ def load_tensors(path: Path, *, what: str = "weights", device: str = "cpu") -> A
 
 def _load_torch(path: Path, device: str) -> Any:
     # Torch itself goes by the ending, unless it is given an open file.
-    named = path.open("rb") if path.suffix == ".safetensors" else contextlib.nullcontext(path)
+    misnamed = path.suffix == ".safetensors" and not isinstance(path, HeldFile)
+    named = path.open("rb") if misnamed else contextlib.nullcontext(path)
     with named as source, warnings.catch_warnings():
         # Of pickle protocols and sparse tensors; both are refused or harmless here.
         warnings.simplefilter("ignore")
-        return torch.load(source, weights_only=True, map_location=device)
+        # Nobody writes to a file that is held in memory, so its tensors may stay where they are; torch cannot map files
+        # of before its archives.
+        mapped = isinstance(path, HeldFile) and device == "cpu" and zipfile.is_zipfile(path)
+        return torch.load(source, weights_only=True, map_location=device, mmap=mapped)
 
 
 def _reason(error: Exception) -> str:

@@ -13,6 +13,7 @@ from pipelines.backbones.backbone import Tokens
 from pipelines.backbones.catalogue import AUTO, known, of_digest
 from pipelines.backbones.checkpoint import BackboneError, file_sha256, read_checkpoint, resolved
 from pipelines.backbones.formats import FAMILIES, VitForm
+from pipelines.backbones.held_weights import hold_weights
 from pipelines.backbones.hub_folder import weights_file
 from pipelines.backbones.inspection import CheckpointReport, inspect_checkpoint, require_fit
 from pipelines.backbones.networks import build_network, fill_network, grid_of, network_arguments, own_rule
@@ -103,13 +104,14 @@ def load_published(request: BackboneRequest, *, attention_kernel: str | None = N
         attention_kernel: `fused` or `explicit`; None for timm's own choice on this device.
 
     Raises:
-        BackboneError: the file is not what it was, or has values that are not finite.
+        WeightsChangedError: the file is not the one that was resolved.
+        BackboneError: what stands beside it is not what it was, or it has values that are not finite.
     """
-    path = Path(request.weights)
-    report = inspect_checkpoint(path, family=request.architecture)
-    require_fit(report)
-    form = _form(request, report)
-    state = FAMILIES[form.family].convert(read_checkpoint(path).tensors, form)
+    with hold_weights(Path(request.weights), request.weights_sha256) as path:
+        report = inspect_checkpoint(path, family=request.architecture)
+        require_fit(report)
+        form = _form(request, report)
+        state = FAMILIES[form.family].convert(read_checkpoint(path).tensors, form)
     with attention(attention_kernel):
         module = build_network(form, request.image_size or form.image_size)
     fill_network(module, state, form, rule=request.position_embedding)

@@ -21,6 +21,7 @@ from pipelines.backbones.backbone import Backbone, Tokens
 from pipelines.backbones.checkpoint import BackboneError
 from pipelines.backbones.class_attention import class_attention as watch_class
 from pipelines.backbones.fitting import embedding_resampling, load_weights
+from pipelines.backbones.held_weights import hold_weights
 from pipelines.backbones.preprocessing import Fit, ImageSize, Preprocessing
 from pipelines.backbones.request import BackboneRequest
 
@@ -90,13 +91,13 @@ def load_timm(request: BackboneRequest, *, attention_kernel: str | None = None) 
         attention_kernel: `fused` or `explicit`; None for timm's own choice on this device.
 
     Raises:
+        WeightsChangedError: the file is not the one that was resolved.
         BackboneError: not a ViT, an input size that it does not take, or weights that do not fit.
     """
     with attention(attention_kernel):
         module = build_module(request.architecture, request.image_size)
-    position_embedding = load_weights(
-        module, Path(request.weights), request.architecture, rule=request.position_embedding
-    )
+    with hold_weights(Path(request.weights), request.weights_sha256) as path:
+        position_embedding = load_weights(module, path, request.architecture, rule=request.position_embedding)
     compute_float32_in_full(request.device)
     return _backbone(request, module.to(request.device), position_embedding)
 
