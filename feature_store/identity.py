@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from feature_store.canonical import canonical_json, digest_of
 from feature_store.errors import CorruptError, IdentityMismatchError
+from feature_store.growth import Growth, read_growth
 from feature_store.records import Fields
 from feature_store.shards import ROWS_PER_CHUNK
 from feature_store.storage import INT8, STORAGE_DTYPES, Compression, read_compression
@@ -52,6 +53,7 @@ class Identity:
         compute_dtype: of the forward pass.
         extraction_schema: the extraction code's own number.
         compression: how it was made from another feature set; None where it was extracted.
+        grown_from: where the order of the rows comes from; None for a fresh dataset, whose rows are in uri order.
     """
 
     views_digest: str
@@ -64,12 +66,16 @@ class Identity:
     compute_dtype: str = "float32"
     extraction_schema: int = EXTRACTION_SCHEMA
     compression: Compression | None = None
+    grown_from: Growth | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The identity as JSON values; `compression` only where there is one."""
+        """The identity as JSON values; `compression` and `grown_from` only where there is one."""
         value = {**asdict(self), "layers": list(self.layers), "token_kinds": list(self.token_kinds)}
-        del value["compression"]
-        return value if self.compression is None else {**value, "compression": self.compression.to_json()}
+        for name in ("compression", "grown_from"):
+            part = value.pop(name)
+            if part is not None:
+                value[name] = getattr(self, name).to_json()
+        return value
 
     @property
     def digest(self) -> str:
@@ -83,8 +89,8 @@ class Identity:
 
     @property
     def recipe(self) -> str:
-        """As `computation`, without the views too: what makes the tokens of a view, whatever its dataset."""
-        return self._digest_without("layers", "token_kinds", "storage_dtype", "views_digest")
+        """As `computation`, without the views and their order too: what makes a view's tokens in any dataset."""
+        return self._digest_without("layers", "token_kinds", "storage_dtype", "views_digest", "grown_from")
 
     @property
     def basis(self) -> str | None:
@@ -217,6 +223,9 @@ def _read_identity(stored: Mapping[str, Any], name: str) -> Identity:
         compression=None
         if "compression" not in stored
         else read_compression(fields.mapping("compression"), name=name, remedy=_REMEDY),
+        grown_from=None
+        if "grown_from" not in stored
+        else read_growth(fields.mapping("grown_from"), name=name, remedy=_REMEDY),
     )
 
 

@@ -40,10 +40,12 @@ class FeatureSet(RowQueries):
         folder: its place in the store.
         spec: the content of `feature_set.json`.
         partial: whether evaluators may answer from the committed shards alone.
+        older: the names of older states of the same dataset that the user's words fitted too, newest first.
     """
 
-    def __init__(self, root: ObjectRoot, name: str, *, partial: bool = False) -> None:
+    def __init__(self, root: ObjectRoot, name: str, *, partial: bool = False, older: tuple[str, ...] = ()) -> None:
         self.root = root
+        self.older = older
         self.partial = partial
         self.name = name
         self.folder = f"{layout.FEATURES}/{name}"

@@ -45,10 +45,10 @@ def compress(
     vitrine compress features --features camvid/demo --pca 128
     vitrine compress features --features camvid/demo --pca 64 --storage int8 --tokens patches
     """
-    from feature_store import open_store
     from vitrine import exits
     from vitrine.compression import CompressionRequest, compress
     from vitrine.exits import UsageError
+    from vitrine.opened import open_features
     from vitrine.output import print_json
     from vitrine.progress import counting_bar
 
@@ -60,7 +60,7 @@ def compress(
         kinds=None if tokens is None else comma_separated(tokens),
         split=split,
     )
-    source = open_store(store).features(features)
+    source = open_features(store, features)
     with counting_bar("compressing", quiet=json) as progress:
         done = compress(source, request, progress=progress)
     code = exits.INCOMPLETE if done.features.invalid_rows else exits.DONE

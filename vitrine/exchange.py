@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from feature_store import open_store, read_selection
+from feature_store import read_selection
 from feature_store.exports import ExportOptions, ExportSubject, export_features
 from pipelines.datasets import DatasetOptions
 from pipelines.imports import (
@@ -23,6 +23,7 @@ from pipelines.imports import (
 )
 from vitrine import exits
 from vitrine.exits import UsageError
+from vitrine.opened import open_features
 from vitrine.output import console, counted, print_json, size
 
 Told = Callable[[str, int, int], None]
@@ -158,7 +159,7 @@ def run_export(
         raise UsageError(f"{str(path)!r} is a URL; export to a path of this machine, and copy it from there.")
     if options["rows"] not in {"views", "patches"}:
         raise UsageError(f"--rows {options['rows']!r}: choose views or patches.")
-    found = open_store(store).features(features)
+    found = open_features(store, features)
     chosen, where = subject["selection"], subject["where"]
     exported = ExportSubject(
         found,

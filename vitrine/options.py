@@ -13,7 +13,8 @@ Features = Annotated[
     typer.Option(
         "--features",
         help="Which feature set, where the store has several: its name, DATASET/MODEL, DATASET, MODEL, or the first "
-        "digits of its digest. `vitrine ls STORE` lists them.",
+        "digits of its digest. Of several states of one dataset the newest complete one is taken; NAME@DIGITS takes "
+        "another. `vitrine ls STORE` lists them.",
     ),
 ]
 Layer = Annotated[str, typer.Option(help="The layer: a block number counted from 1, or `last`.")]

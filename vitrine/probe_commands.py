@@ -213,9 +213,9 @@ def linear(
 
 
 def _open(store: str, features: str | None, partial: bool) -> Any:
-    from feature_store import open_store
+    from vitrine.opened import open_features
 
-    return open_store(store).features(features, partial=partial)
+    return open_features(store, features, partial=partial)
 
 
 def _numbers(text: str, kind: Callable[[str], Any], option: str) -> tuple[Any, ...]:

@@ -72,7 +72,7 @@ def query(
     vitrine query features --nearest 12:40 -k 5 --where "split = 'train'" --selection no200
     vitrine query features --nearest 12 --metric l2 -o nearest.csv
     """
-    from feature_store import open_store
+    from vitrine.opened import open_features
 
     answer: Callable[[Any], None]
     if nearest is not None:
@@ -95,7 +95,7 @@ def query(
         from feature_store.exports import check_place
 
         check_place(output, folder=False, overwrite=overwrite)
-    found = open_store(store).features(features, partial=allow_partial)
+    found = open_features(store, features, partial=allow_partial)
     answer(found if where is None else found.where(where, time_limit_s=time_limit))
 
 

@@ -61,14 +61,14 @@ def reconstruct(
     vitrine reconstruct features --weights mae_visualize_vit_base.pth --images 64 --out pictures
     vitrine reconstruct features --weights mae_visualize_vit_base.pth --selection no200
     """
-    from feature_store import open_store
+    from vitrine.opened import open_features
     from vitrine.output import console
     from vitrine.progress import counting_bar
     from vitrine.reconstruction import Asked, Reconstruction
 
     _check_out(out)
     reconstruction = Reconstruction(
-        open_store(store).features(features, partial=partial),
+        open_features(store, features, partial=partial),
         Asked(
             weights=weights,
             any_weights=any_weights,

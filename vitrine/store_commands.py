@@ -80,11 +80,11 @@ def show(store: Store, features: Features = None, json: Json = False) -> None:
     \b
     vitrine show features --features camvid/demo
     """
-    from feature_store import open_store
     from feature_store.runs import earlier_environments
+    from vitrine.opened import open_features
     from vitrine.output import print_json
 
-    found = open_store(store).features(features, partial=True)
+    found = open_features(store, features, partial=True)
     environments = earlier_environments(found.root, found.folder)
     record = {
         **_summary(found),

@@ -91,7 +91,7 @@ def _feature_set(root: ObjectRoot, name: str) -> Removable:
     begun = f"{layout.FEATURES}/{name.strip('/')}"
     if name.count("/") == 1 and root.exists(f"{begun}/{layout.REMOVED_FILE}"):
         return _folder(root, begun, "feature set")
-    full = FeatureStore(root).resolve(name, way_out="write the full name")
+    full, _ = FeatureStore(root).choose(name, newest=False, way_out="write the full name")
     return _folder(root, f"{layout.FEATURES}/{full}", "feature set")
 
 

@@ -69,6 +69,26 @@ def test_extract_says_which_rows_another_environment_keeps_from_reuse(vitrine: R
     assert shown["mixed_environment"] is True
 
 
+def test_the_script_of_night_one_works_on_night_two_and_says_which_state_it_means(
+    vitrine: Run, grown: tuple[Any, ...]
+) -> None:
+    store = grown[-1]
+    (first,) = (each["name"] for each in vitrine("ls", store, "--json").json["feature_sets"])
+    dataset = first.partition("-")[0]
+    assert vitrine("variance", store, "--features", dataset, "--json").err == ""
+    second = vitrine(*grown, "--json").json["feature_set"]
+    assert second != first
+    for command in (("variance", store), ("variance", store, "--features", dataset), ("show", store)):
+        ran = vitrine(*command, "--json")
+        assert ran.code == 0, ran.err
+        assert second in (ran.json.get("features"), ran.json.get("name"))
+        line = f"vitrine: {second} is meant, the newest complete of 2 states of one dataset and recipe; "
+        assert ran.err == f"{line}--features {first} takes another.\n"
+    older = vitrine("variance", store, "--features", f"{dataset}@{first[-8:]}", "--json")
+    assert (older.json["features"], older.err) == (first, "")
+    assert vitrine("rm", store, dataset).code == 1
+
+
 def test_relabelling_says_that_nothing_is_computed(vitrine: Run, grown: tuple[Any, ...]) -> None:
     assert vitrine(*grown).code == 0
     images = Path(str(grown[1]).removeprefix("segmentation:"))
