@@ -8,14 +8,13 @@ import numpy as np
 from jaxtyping import Float, Float32, Int64
 
 from evaluators.feature_map import FeatureMap
-from evaluators.neighbors import Neighbors, search
+from evaluators.neighbors import MAX_BANK_ROWS, Neighbors, search
 from evaluators.parameters import Metric
 from evaluators.token_stream import BANK_BLOCK_TOKENS, TokensOn, joined_blocks, mean_over_patches, stored_tokens
 from feature_store import FeatureRows, FeatureSet, QueryError, RowQueries, Selection
 
 _READ_BYTES = 32 << 20
 # The search counts bank tokens in 32 bits.
-_MOST_TOKENS = 2**32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,10 +89,10 @@ def nearest(
     vectors = _checked(features, queries)
     rows: Int64[np.ndarray, " rows"] = among.rows[features.valid[among.rows]]
     per_row = features.spec.n_patches if on == "patches" else 1
-    if not 1 <= k <= len(rows) * per_row < _MOST_TOKENS:
+    if not 1 <= k <= len(rows) * per_row <= MAX_BANK_ROWS:
         raise QueryError(
             f"{k} neighbours were asked for among {len(rows) * per_row} tokens of {len(rows)} rows; ask for 1 or more, "
-            f"no more than there are, among fewer than {_MOST_TOKENS} tokens."
+            f"no more than there are, among at most {MAX_BANK_ROWS} tokens."
         )
     mapping = FeatureMap(columns=None if selection is None else np.asarray(selection.features, dtype=np.int64))
     found = search(

@@ -17,6 +17,9 @@ from evaluators.tensors import as_tensor
 QUERY_ROWS = 16_384
 BANK_ROWS = 65_536
 
+# A key holds the bank row in 32 bits.
+MAX_BANK_ROWS = 2**32
+
 # Candidates taken beyond k. A list that still ends within rounding of its k-th score is searched row by row.
 _MARGIN = 8
 _TILE_ROWS = 8_192
@@ -71,8 +74,8 @@ def search(
         The neighbours of each block of queries, in order.
 
     Raises:
-        ValueError: k is below 1 or above the bank's rows, blocks differ in their number of features, the metric or
-            backend is unknown, or a score is not finite.
+        ValueError: k is below 1 or above the bank's rows, the bank has more than `MAX_BANK_ROWS`, blocks differ in
+            their number of features, the metric or backend is unknown, or a score is not finite.
         ModuleNotFoundError: faiss was asked for and is not installed.
     """
     _check_choices(k, metric, backend, device)
@@ -83,6 +86,7 @@ def search(
         bank_rows = 0
         for bank_block in bank():
             _check_features(block, bank_block)
+            check_bank_rows(bank_rows + len(bank_block))
             if len(bank_block):
                 rows = query.prepared(bank_block)
                 found = _nearest_in_block(query, rows, best, k=k, first_row=bank_rows, propose=propose)
@@ -152,34 +156,40 @@ class _Queries:
         norms = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
         return rows / torch.where(norms > 0, norms, torch.ones_like(norms))
 
-    def rounding_error(self, bank: torch.Tensor) -> torch.Tensor:
-        """How far an approximate score of each query may lie from the true one.
+    def rounding_error(self, bank: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """How far a score of each query that a matrix product of `dtype` gives may lie from the true one.
 
-        A float32 product of n terms errs by about sqrt(n) units in the last place of |query| |row|; twice that.
+        With u = eps / 2, a sum of n products in any order errs by at most n u |q| |b| to first order (Higham, Accuracy
+        and Stability of Numerical Algorithms, 2002, section 3.1). For l2 the three sums of |q|^2 - 2 q b + |b|^2 err by
+        n u (|q| + |b|)^2 together, and adding them up by a few u more. The 8 covers these, and the rounding of the
+        score that is ranked.
         """
         norms, longest = torch.linalg.vector_norm(self.rows, dim=1), torch.linalg.vector_norm(bank, dim=1).max()
         largest = (norms + longest).square() if self.metric == "l2" else norms * longest
-        units: float = 2 * max(16, bank.shape[1]) ** 0.5
-        error: torch.Tensor = largest * (units * torch.finfo(torch.float32).eps)
+        # In double precision: the bound itself must not be rounded to something smaller.
+        error: torch.Tensor = largest.double() * ((bank.shape[1] + 8) * torch.finfo(dtype).eps / 2)
         return error
 
     def score_pairs(self, queries: torch.Tensor, bank_rows: torch.Tensor) -> torch.Tensor:
-        """Scores of pairs in double precision, rounded: `queries` are positions, `bank_rows` vectors."""
+        """Scores of pairs in double precision, rounded: `queries` are positions, `bank_rows` vectors.
+
+        This is the one arithmetic that decides a score. A pair has the same bits whatever stands beside it.
+        """
         chosen, rows = self.rows[queries].double(), bank_rows.double()
         terms = chosen.sub_(rows).square_().neg_() if self.metric == "l2" else chosen.mul_(rows)
         return terms.sum(dim=1).float()
 
-    def score_all(self, queries: torch.Tensor, bank: torch.Tensor) -> torch.Tensor:
-        """Scores of some queries with every row of a tile: those of `score_pairs`, by matrix products."""
+    def products(self, queries: torch.Tensor, bank: torch.Tensor) -> torch.Tensor:
+        """Scores of some queries with every row of a tile by matrix products in double precision.
+
+        They lie within `rounding_error(bank, torch.float64)` of the true ones. That is not enough to rank by: two
+        nearly equal vectors far from the origin lose their small distance in the difference of their lengths.
+        """
         chosen, rows = self.rows[queries].double(), bank.double()
         products = chosen @ rows.T
         if self.metric != "l2":
-            return products.float()
-        lengths = chosen.square().sum(dim=1, keepdim=True) + rows.square().sum(dim=1)
-        distances = lengths - 2 * products
-        # Equal vectors are at distance 0, which the difference of their lengths misses by some last places.
-        distances[distances < 64 * torch.finfo(torch.float64).eps * lengths] = 0
-        return -distances.float()
+            return products
+        return 2 * products - chosen.square().sum(dim=1, keepdim=True) - rows.square().sum(dim=1)
 
 
 def _nearest_in_block(
@@ -188,18 +198,16 @@ def _nearest_in_block(
     """Keys of the rows of one bank block that may belong to the best k; a row that cannot has the lowest key."""
     approximate, positions = propose(query.rows, bank, min(k + _MARGIN, len(bank)))
     _check_finite(approximate, positions)
-    error = query.rounding_error(bank)
-    needed = approximate[:, min(k, len(bank)) - 1] - 2 * error
+    error = query.rounding_error(bank, torch.float32)
+    # Each of the first k is at least its proposed score less the error, and a row beyond them at most its own plus it.
+    needed = approximate[:, min(k, len(bank)) - 1].double() - 2 * error
     if best.shape[1] == k:
-        needed = torch.maximum(needed, _scores_of(best[:, -1]) - error)
+        needed = torch.maximum(needed, _scores_of(best[:, -1]).double() - error)
     possible = approximate >= needed[:, None]
     found = torch.full_like(positions, _LOWEST_KEY)
     which, rank = possible.nonzero(as_tuple=True)
-    step = max(16, _PIECE_BYTES // (8 * max(1, bank.shape[1])))
-    for start in range(0, len(which), step):
-        pairs = which[start : start + step], rank[start : start + step]
-        rows = positions[pairs]
-        found[pairs] = _keys(query.score_pairs(pairs[0], bank[rows]), rows + first_row)
+    rows = positions[which, rank]
+    found[which, rank] = _exact_keys(query, which, bank, rows, first_row=first_row)
     if positions.shape[1] < len(bank):
         # Such a list ends within rounding of what is needed: rows beyond its end may tie with rows on it.
         cut_short = possible[:, -1].nonzero()[:, 0]
@@ -207,27 +215,49 @@ def _nearest_in_block(
     return found
 
 
+def _exact_keys(
+    query: _Queries, which: torch.Tensor, bank: torch.Tensor, rows: torch.Tensor, *, first_row: int
+) -> torch.Tensor:
+    """Keys of pairs: the query at position `which[i]` with row `rows[i]` of the block, which begins at `first_row`."""
+    keys = torch.empty_like(rows)
+    step = max(16, _PIECE_BYTES // (8 * max(1, bank.shape[1])))
+    for start in range(0, len(rows), step):
+        piece = slice(start, start + step)
+        keys[piece] = _keys(query.score_pairs(which[piece], bank[rows[piece]]), rows[piece] + first_row)
+    return keys
+
+
 def _nearest_of_all(
     query: _Queries, which: torch.Tensor, bank: torch.Tensor, *, count: int, first_row: int
 ) -> torch.Tensor:
-    """Keys of the best rows of the block for the queries `which`, with every row scored in double precision."""
+    """Keys of the best rows of the block for the queries `which`, found among all of its rows.
+
+    Matrix products in double precision leave few rows that can belong to the best; those are scored pair by pair.
+    """
     best = torch.full((len(which), count), _LOWEST_KEY, dtype=torch.int64, device=bank.device)
+    error = query.rounding_error(bank, torch.float64)
     for start in range(0, len(which), _EXACT_TILE_QUERIES):
         part = slice(start, start + _EXACT_TILE_QUERIES)
         for first in range(0, len(bank), _TILE_ROWS):
             tile = bank[first : first + _TILE_ROWS]
-            rows = torch.arange(first, first + len(tile), device=bank.device) + first_row
-            best[part] = _merged(best[part], _keys(query.score_all(which[part], tile), rows), count)
+            scores = query.products(which[part], tile)
+            worst = scores.topk(min(count, len(tile)), dim=1).values[:, -1]
+            # Scores are ranked when they are rounded to float32, where lower rows may tie with those: two last places.
+            slack = 2 * error[which[part]] + worst.abs() * (2 * torch.finfo(torch.float32).eps)
+            found = torch.full(scores.shape, _LOWEST_KEY, dtype=torch.int64, device=bank.device)
+            near, row = (scores >= (worst - slack)[:, None]).nonzero(as_tuple=True)
+            found[near, row] = _exact_keys(query, which[part][near], tile, row, first_row=first_row + first)
+            best[part] = _merged(best[part], found, count)
     return best
 
 
 # A key is an integer that orders (score, row) as ranking does: the score's bits above, the row counted down below.
 _LOWEST_KEY = torch.iinfo(torch.int64).min
-_LOW_BITS = 2**32 - 1
+_LOW_BITS = MAX_BANK_ROWS - 1
 
 
 def _keys(scores: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    """Keys of scores at bank rows below 2**32: greater for a better score, and for the lower row of equal scores."""
+    """Keys of scores at bank rows below `MAX_BANK_ROWS`: greater for better scores, of equal ones for the lower row."""
     bits = (scores + 0.0).view(torch.int32).long()  # adding 0 makes one of the two zeros
     ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)  # negative floats order by falling bits, integers by rising
     return (ordered << 32) | (_LOW_BITS - rows)
@@ -310,6 +340,19 @@ def _check_choices(k: int, metric: str, backend: str, device: str) -> None:
         raise ValueError(
             f"backend 'faiss' with device {device!r}; faiss proposes candidates on the CPU only. "
             "Use backend 'torch', or device 'cpu'."
+        )
+
+
+def check_bank_rows(n_rows: int) -> None:
+    """Refuse a bank whose rows cannot be told apart.
+
+    Raises:
+        ValueError: more than `MAX_BANK_ROWS` rows.
+    """
+    if n_rows > MAX_BANK_ROWS:
+        raise ValueError(
+            f"the bank has {n_rows:,} rows or more; a search ranks at most {MAX_BANK_ROWS:,} (2**32). "
+            "Search a sample of the images, or parts of the bank one by one."
         )
 
 

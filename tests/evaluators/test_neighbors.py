@@ -127,6 +127,40 @@ def test_zero_vectors_are_as_similar_to_all_rows(backend: Backend) -> None:
     np.testing.assert_array_equal(found.scores, 0)
 
 
+@pytest.mark.parametrize("metric", ["l2", "dot"])
+@pytest.mark.parametrize("block", [2_000, 700, 37])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_blocks_do_not_change_the_neighbours_among_near_duplicates_far_from_the_origin(
+    metric: Metric, block: int, seed: int, backend: Backend
+) -> None:
+    # Squared distances near 1e-8 between vectors of squared length 1.4e6: below what the difference of two lengths
+    # gives in double precision. So many lie within float32's error of the best that the whole bank is searched again.
+    rng = np.random.default_rng(seed)
+    centres = rng.normal(size=(20, 384))
+    centres[:, [3, 77, 200, 301]] += 600
+    bank = (np.repeat(centres, 100, axis=0) + rng.normal(size=(2_000, 384)) * 1e-4).astype(np.float32)
+    queries = (centres[:8] + rng.normal(size=(8, 384)) * 1e-4).astype(np.float32)
+    expected = brute_force(bank, queries, k=5, metric=metric)
+    found = nearest(bank, queries, k=5, metric=metric, backend=backend, block=block)
+    np.testing.assert_array_equal(found.rows, expected.rows)
+    np.testing.assert_array_equal(found.scores, expected.scores)
+
+
+def test_a_bank_of_more_than_two_to_the_32_rows_is_refused_before_it_is_searched() -> None:
+    # A view of one value: it has the rows, and no memory.
+    block = np.broadcast_to(np.float32(1), (2**32 + 1, 1))
+    queries = np.ones((1, 1), dtype=np.float32)
+    with pytest.raises(ValueError, match=r"4,294,967,297 rows or more.*at most 4,294,967,296 \(2\*\*32\)"):
+        next(search(lambda: iter([block]), iter([queries]), k=1, metric="dot"))
+
+
+def test_the_last_rows_that_a_bank_may_have_are_told_apart() -> None:
+    last = torch.tensor([neighbors.MAX_BANK_ROWS - 2, neighbors.MAX_BANK_ROWS - 1])
+    keys = neighbors._keys(torch.tensor([-3.5, -3.5]), last)
+    assert keys[0] > keys[1]
+    np.testing.assert_array_equal(neighbors._neighbors(keys[:, None], "dot").rows[:, 0], last.numpy())
+
+
 def test_a_row_of_the_bank_finds_itself_at_distance_zero(backend: Backend) -> None:
     bank = np.random.default_rng(6).normal(5, 1, (500, 32)).astype(np.float32)
     found = nearest(bank, bank, k=1, metric="l2", backend=backend, block=130)
