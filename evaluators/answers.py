@@ -5,6 +5,7 @@ An answer is computed when the store has none, or when a fresh one is asked for;
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from math import isfinite
 from typing import Any, Protocol
 
 from feature_store import FeatureSet, Selection, StoreError
@@ -107,7 +108,9 @@ def _keep(features: FeatureSet, asked: Question, result: Mapping[str, Any]) -> t
 
 
 def _plain(value: Any) -> Any:
-    """Tuples as lists, so that what is computed equals what is read back."""
+    """What is read back: tuples as lists, and null for NaN and the infinities, which JSON cannot say."""
+    if isinstance(value, float) and not isfinite(value):
+        return None
     if isinstance(value, Mapping):
         return {str(name): _plain(item) for name, item in value.items()}
     if isinstance(value, list | tuple):

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from evaluators.feature_map import FeatureMap
-from evaluators.neighbors import majority_vote, search
+from evaluators.neighbors import check_bank_rows, majority_vote, search
 from evaluators.parameters import Backend, KnnParameters
 from evaluators.probe_input import ProbeInput
 from evaluators.results import ProbeResult
@@ -40,7 +40,7 @@ def evaluate_knn(
     Raises:
         IncompleteError: shards are missing.
         StoreError: no masks, labels or test rows for the question.
-        ValueError: `k` larger than the bank.
+        ValueError: `k` larger than the bank, or a bank of more than 2**32 tokens.
     """
     return next(evaluate_knn_for(features, [parameters.k], parameters, selection=selection, backend=backend))
 
@@ -108,7 +108,8 @@ def _predictions(
 ) -> Iterator[tuple[Int64[np.ndarray, " rows"], list[Int64[np.ndarray, " tokens"]]]]:
     """Rows in blocks, each with the predicted classes of its tokens, one array a k; one search serves all."""
     mapping = probe.standardising if parameters.standardise else probe.selecting
-    bank_labels = probe.labels(probe.train_rows)
+    check_bank_rows(len(probe.train_rows) * probe.tokens_per_row)
+    bank_labels = probe.compact_labels(probe.train_rows)
     nearest = search(
         lambda: _mapped(probe, probe.train_rows, mapping, BANK_BLOCK_TOKENS),
         _mapped(probe, rows, mapping, QUERY_BLOCK_TOKENS),
@@ -120,7 +121,7 @@ def _predictions(
     for found in nearest:
         block_rows = rows[first_row : first_row + len(found.rows) // probe.tokens_per_row]
         first_row += len(block_rows)
-        labels = bank_labels[found.rows]
+        labels = bank_labels[found.rows].astype(np.int64)
         yield block_rows, [majority_vote(labels[:, :k], probe.n_classes + 1) for k in ks]
 
 

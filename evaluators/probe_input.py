@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int64, Integer
+from jaxtyping import Float, Int64, Integer, UInt
 
 from evaluators.feature_map import FeatureMap, standardising
 from evaluators.moments import Moments, stream_moments
@@ -19,6 +19,7 @@ from evaluators.token_stream import stored_tokens
 from feature_store import FeatureSet, Selection, StoreError
 
 _TEST_SPLITS = ("test", "val", "validation")
+_LABELS_AT_ONCE = 2**16
 
 
 class ProbeInput:
@@ -94,6 +95,21 @@ class ProbeInput:
         found = [patch_labels(mask, grid).reshape(-1) for mask in self.features.masks.iter_masks(rows.tolist())]
         values = np.concatenate(found) if found else np.empty(0, dtype=np.int64)
         return np.where((values >= 0) & (values < self.n_classes), values, self.n_classes).astype(np.int64)
+
+    def compact_labels(self, rows: Int64[np.ndarray, " rows"]) -> UInt[np.ndarray, " tokens"]:
+        """What `labels` says, in the smallest unsigned type that holds it: a byte a token for up to 255 classes.
+
+        For as many rows as a bank has: nothing larger is held on the way but one mask.
+
+        Args:
+            rows: rows that have a mask or a label.
+        """
+        values = np.empty(len(rows) * self.tokens_per_row, dtype=np.min_scalar_type(self.n_classes))
+        rows_at_once = max(1, _LABELS_AT_ONCE // self.tokens_per_row)
+        for first in range(0, len(rows), rows_at_once):
+            part = slice(first * self.tokens_per_row, (first + rows_at_once) * self.tokens_per_row)
+            values[part] = self.labels(rows[first : first + rows_at_once])
+        return values
 
     def scored_truth(self, labels: Integer[np.ndarray, "*labels"]) -> Int64[np.ndarray, "*labels"]:
         """True classes with void, `n_classes`, in place of every class that is not scored."""

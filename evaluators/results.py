@@ -15,13 +15,17 @@ class SegmentationScores:
         pixel_accuracy: share of the pixels with a class that were predicted right.
         patch_accuracy: share of the patches with a class at their centre that were predicted right.
         ceiling_miou: what perfect patch labels would give: the limit that the patch grid sets.
+        absent: the scored classes that no test pixel has, by name.
+
+    A figure is None where nothing is there to count.
     """
 
-    miou: float
+    miou: float | None
     class_iou: Mapping[str, float | None]
-    pixel_accuracy: float
-    patch_accuracy: float
-    ceiling_miou: float
+    pixel_accuracy: float | None
+    patch_accuracy: float | None
+    ceiling_miou: float | None
+    absent: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,12 +33,14 @@ class ImageScores:
     """How well whole images were classified.
 
     Attributes:
-        accuracy: share of the test images that were predicted right.
+        accuracy: share of the test images of the scored classes that were predicted right; None where there is none.
         class_accuracy: by class name; None for a class without test images, or one that is not scored.
+        absent: the scored classes that no test image has, by name.
     """
 
-    accuracy: float
+    accuracy: float | None
     class_accuracy: Mapping[str, float | None]
+    absent: tuple[str, ...] = ()
 
 
 Scores = SegmentationScores | ImageScores

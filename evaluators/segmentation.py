@@ -1,6 +1,7 @@
 """Scoring predictions: patches painted at full resolution against masks, or whole images against labels."""
 
 from collections.abc import Mapping
+from math import isnan
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ from jaxtyping import Int64
 
 from evaluators.probe_input import ProbeInput
 from evaluators.results import ImageScores, ProbeResult, Scores, SegmentationScores
-from evaluators.scores import confusion, iou, mean_iou, paint, patch_labels
+from evaluators.scores import accuracy, confusion, iou, mean_iou, paint, patch_labels
 
 
 class Scorer:
@@ -67,20 +68,30 @@ class Scorer:
         names, scored = self._probe.features.dataset.spec.classes, self._probe.scored
         if self._probe.on != "patches":
             return ImageScores(
-                accuracy=_share_right(self._patches), class_accuracy=_named(names, _recall(self._patches), scored)
+                accuracy=_number(accuracy(self._patches)),
+                class_accuracy=_named(names, _recall(self._patches), scored),
+                absent=_absent(names, self._patches, scored),
             )
         return SegmentationScores(
-            miou=float(mean_iou(self._pixels, scored)),
+            miou=_number(mean_iou(self._pixels, scored)),
             class_iou=_named(names, iou(self._pixels), scored),
-            pixel_accuracy=_share_right(self._pixels),
-            patch_accuracy=_share_right(self._patches),
-            ceiling_miou=float(mean_iou(self._ceiling, scored)),
+            pixel_accuracy=_number(accuracy(self._pixels)),
+            patch_accuracy=_number(accuracy(self._patches)),
+            ceiling_miou=_number(mean_iou(self._ceiling, scored)),
+            absent=_absent(names, self._pixels, scored),
         )
 
 
-def _share_right(matrix: np.ndarray[Any, Any]) -> float:
-    total = int(matrix.sum())
-    return float(np.trace(matrix)) / total if total else float("nan")
+def _number(value: float) -> float | None:
+    """A figure as a record holds it: JSON has no NaN, so what cannot be said is null."""
+    return None if isnan(value) else value
+
+
+def _absent(
+    names: tuple[str, ...], counts: Int64[np.ndarray, "classes predicted_classes"], scored: Int64[np.ndarray, " scored"]
+) -> tuple[str, ...]:
+    """The names of the scored classes without any truth."""
+    return tuple(names[index] for index in scored if not counts[index].any())
 
 
 def _recall(matrix: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

@@ -1,6 +1,6 @@
 """What every command says of an answer besides its numbers: whether it was stored, changed, or cannot be kept."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from evaluators import Answer
@@ -18,6 +18,13 @@ def say_not_kept(answers: Sequence[Answer]) -> None:
     if reasons:
         text = f"vitrine: the answer is not kept, since the store cannot be written ({', '.join(sorted(reasons))})"
         console(stderr=True).print(text, markup=False, soft_wrap=True)
+
+
+def print_absent(result: Mapping[str, Any]) -> None:
+    """One line that names the scored classes that nothing was tested on."""
+    absent = result.get("absent") or ()
+    if absent:
+        console().print(f"no test token or pixel is of class {', '.join(absent)}", markup=False)
 
 
 def print_origin(answer: Answer) -> None:

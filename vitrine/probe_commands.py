@@ -229,7 +229,7 @@ def _numbers(text: str, kind: Callable[[str], Any], option: str) -> tuple[Any, .
 
 
 def _print_probe(answers: list[Any], *, json: bool, seconds: float) -> None:
-    from vitrine.answer_lines import about_answer, print_origin, say_not_kept
+    from vitrine.answer_lines import about_answer, print_absent, print_origin, say_not_kept
     from vitrine.output import console, duration, print_json, print_table
 
     records = [{**answer.result, **about_answer(answer)} for answer in answers]
@@ -252,6 +252,7 @@ def _print_probe(answers: list[Any], *, json: bool, seconds: float) -> None:
             ("", "IoU" if "class_iou" in result else "accuracy"),
             rows,
         )
+        print_absent(result)
         print_origin(answer)
     train, test, used = (records[0][name] for name in ("n_train", "n_test", "n_features"))
     splits = f"{records[0]['train_split']} / {records[0]['test_split']}"

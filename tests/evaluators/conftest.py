@@ -58,18 +58,28 @@ def build(
     seed: int = 0,
     void: int | None = 9,
     commit: slice = slice(None),
+    absent: int | None = None,
 ) -> Synthetic:
-    """Write a store of random tokens that carry their classes weakly, so that no score is 0 or 1."""
+    """Write a store of random tokens that carry their classes weakly, so that no score is 0 or 1.
+
+    `absent` is a class that no test row has; class 0 stands in its place.
+    """
     generator = np.random.default_rng(seed)
     n_classes, n_patches = 3, grid[0] * grid[1]
     splits = splits or ["train" if row % 3 else "test" for row in range(n_rows)]
     labels: list[int | None] = [int(generator.integers(n_classes)) for _ in range(n_rows)]
+    if absent is not None:
+        labels = [
+            0 if split == "test" and label == absent else label for split, label in zip(splits, labels, strict=True)
+        ]
     centres = generator.normal(size=(n_classes + 1, n_features))
     masks: list[np.ndarray | None] = []
     patches = np.zeros((n_rows, n_patches, n_features), dtype=np.float16)
     for row in range(n_rows):
         height, width = 7 + row % 5, 11 + row % 3
         mask = generator.integers(0, n_classes, (height, width)).astype(np.uint8)
+        if splits[row] == "test":
+            mask[mask == absent] = 0
         if void is not None:
             mask[generator.random(mask.shape) < 0.1] = void
         masks.append(mask if with_masks else None)

@@ -1,10 +1,25 @@
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from evaluators import KnnParameters, Subject, evaluate_knn, evaluate_knn_for, predict_knn
+from evaluators import (
+    KnnParameters,
+    LinearParameters,
+    ProbeResult,
+    Subject,
+    ask,
+    evaluate_knn,
+    evaluate_knn_for,
+    evaluate_linear,
+    neighbors,
+    predict_knn,
+    question,
+)
+from evaluators.probe_input import ProbeInput
 from feature_store import IncompleteError, Selection, SelectionError, StoreError
 
 from .conftest import Synthetic
@@ -123,6 +138,55 @@ def selection_of(data: Synthetic, features: tuple[int, ...], weights: str = "ab"
     return Selection(
         name="some", features=features, width=6, weights_sha256=weights, layer=2, kind="patches", made_by={}
     )
+
+
+@pytest.mark.parametrize(
+    "evaluate",
+    [
+        partial(evaluate_knn, parameters=KnnParameters()),
+        partial(evaluate_linear, parameters=LinearParameters(l2s=(0.01,))),
+    ],
+)
+@pytest.mark.parametrize("with_masks", [True, False])
+def test_a_class_that_nothing_is_tested_on_is_null_and_named(
+    synthetic: Callable[..., Synthetic], with_masks: bool, evaluate: Callable[..., ProbeResult]
+) -> None:
+    features = synthetic(n_rows=14, absent=2, with_masks=with_masks).features
+    everything = evaluate(features).to_json()
+    assert list(everything["absent"]) == ["tree"]
+    if not with_masks:
+        assert everything["class_accuracy"]["tree"] is None
+
+
+@pytest.mark.parametrize("with_masks", [True, False])
+def test_when_no_scored_class_is_there_every_figure_is_null(
+    synthetic: Callable[..., Synthetic], with_masks: bool
+) -> None:
+    features = synthetic(n_rows=14, absent=2, with_masks=with_masks).features
+    parameters = KnnParameters(subject=Subject(scored=(2,)))
+    answer = ask(features, question(features, "knn", 1, parameters), lambda: evaluate_knn(features, parameters))
+    assert answer.digest is not None
+    totals = ("pixel_accuracy", "patch_accuracy", "ceiling_miou") if with_masks else ("accuracy",)
+    assert [answer.result[name] for name in totals] == [None] * len(totals)
+    assert answer.result["absent"] == ["tree"]
+
+
+def test_bank_labels_take_a_byte_each(segmented: Synthetic) -> None:
+    probe = ProbeInput(segmented.features, Subject())
+    labels = probe.compact_labels(probe.train_rows)
+    assert labels.dtype == np.uint8
+    np.testing.assert_array_equal(labels, probe.labels(probe.train_rows))
+
+
+def test_a_bank_beyond_the_limit_is_refused_before_a_token_is_read(
+    segmented: Synthetic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(neighbors, "MAX_BANK_ROWS", 10)
+    for token_object in (Path(segmented.url) / segmented.features.folder / "tokens.zarr/layer_2/patches/c").rglob("0"):
+        if token_object.is_file():
+            token_object.write_bytes(bytes(token_object.stat().st_size))  # whoever reads it is told that it is corrupt
+    with pytest.raises(ValueError, match="a search ranks at most 10"):
+        evaluate_knn(segmented.features, KnnParameters())
 
 
 def test_knn_with_a_selection_equals_brute_force_on_its_columns(segmented: Synthetic) -> None:

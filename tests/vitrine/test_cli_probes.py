@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from feature_store import open_store
+from tests.evaluators.conftest import build
 
 from .conftest import Run
 
@@ -50,6 +51,18 @@ def test_knn_and_linear_carry_miou_and_patch_accuracy(vitrine: Run, tiny_store: 
         assert 1 / 3 < result["miou"] < 1
         assert 1 / 3 < result["ceiling_miou"] < 1
         assert 1 / 3 < result["patch_accuracy"] <= 1
+
+
+@pytest.mark.parametrize("command", [("knn",), ("linear", "--l2", "0.01")])
+def test_scoring_a_class_that_no_test_pixel_has_ends_well_and_names_it(
+    vitrine: Run, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    build(tmp_path / "store", n_rows=14, absent=2)
+    name, *options = command
+    asked = (name, tmp_path / "store", "--score", "tree", *options)
+    answer = vitrine(*asked, "--json")
+    assert (answer.code, answer.json["ceiling_miou"], answer.json["absent"]) == (0, None, ["tree"])
+    assert "no test token or pixel is of class tree" in vitrine(*asked).out
 
 
 @pytest.mark.parametrize("command", ["knn", "linear"])
