@@ -60,8 +60,8 @@ def extract(
     fit: Annotated[
         str,
         typer.Option(
-            help="How a view becomes the input: `squash` it whole, `crop` its centre as the model's own "
-            "evaluation does, or `auto`: squash where there are masks, else crop."
+            help="How a view becomes the input: `squash` it whole, `crop` its centre, or `auto`: squash where there "
+            "are masks, else as the model's authors evaluate it (a table in docs/models.md)."
         ),
     ] = "auto",
     position_embedding: Annotated[

@@ -11,6 +11,7 @@ import torch
 
 from feature_store import open_store
 from pipelines.backbones import BackboneRequest, Windows, resolve_backbone
+from pipelines.backbones.preprocessing import Fit
 from pipelines.beam_engine import BeamEngine
 from pipelines.cost import Cost, estimate_cost, require_space
 from pipelines.datasets import Dataset
@@ -30,7 +31,7 @@ class ModelWords:
         weights: a local file, or None for the model's own.
         image_size: (height, width) of the input in pixels, or None for the model's own.
         windows: that slide over the input, or None.
-        fit: `squash`, `crop`, or `auto`: squash where there are masks, else crop.
+        fit: `squash`, `crop`, or `auto`: squash where there are masks, else as the model's authors evaluate it.
         compute_dtype: of the forward pass.
         position_embedding: the rule that resamples it, or None for the model's own.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
@@ -53,18 +54,19 @@ def resolve_model(words: ModelWords, dataset: Dataset) -> BackboneRequest:
         PlanError: an unknown fit or device.
         BackboneError: an unknown model, or weights that are not there.
     """
-    fit = words.fit
-    if fit not in {"auto", "squash", "crop"}:
-        raise PlanError(f"--fit {fit!r}: choose auto, squash or crop.")
-    if fit == "auto":
+    if words.fit not in {"auto", "squash", "crop"}:
+        raise PlanError(f"--fit {words.fit!r}: choose auto, squash or crop.")
+    fit: Fit | None = "squash" if words.fit == "squash" else "crop"
+    if words.fit == "auto":
         has_masks = dataset.table["mask_uri"].null_count < dataset.table.num_rows
-        fit = "squash" if has_masks else "crop"
+        # None is the model's own way: a crop for most, and for some the whole view, squashed.
+        fit = "squash" if has_masks else None
     return resolve_backbone(
         words.model,
         weights=words.weights,
         image_size=words.image_size,
         windows=words.windows,
-        fit="squash" if fit == "squash" else "crop",
+        fit=fit,
         compute_dtype=words.compute_dtype,
         device=device_of(words.device),
         position_embedding=words.position_embedding,

@@ -33,10 +33,19 @@ def list_models(context: typer.Context, json: Json = False) -> None:
     from dataclasses import asdict
 
     from pipelines.backbones.catalogue import CATALOGUE
+    from pipelines.backbones.formats.evaluation import EVALUATIONS
     from vitrine.output import console, counted, print_json, print_table
 
     if json:
-        print_json({"models": [{**asdict(entry), "normalisation": entry.normalisation} for entry in CATALOGUE]})
+        models = [
+            {
+                **asdict(entry),
+                "normalisation": entry.normalisation,
+                "evaluation": None if entry.evaluation is None else asdict(entry.evaluation),
+            }
+            for entry in CATALOGUE
+        ]
+        print_json({"models": models})
         return
     rows = [
         (
@@ -55,6 +64,8 @@ def list_models(context: typer.Context, json: Json = False) -> None:
     ]
     columns = ("name", "family", "patch", "width", "depth", "pixels", "normalised", "license", "digest", "source")
     print_table(counted(len(rows), "known checkpoint"), columns, rows)
+    evaluations = [(family, how.text, how.source or "not published") for family, how in EVALUATIONS.items()]
+    print_table("how authors evaluate, and --fit auto without masks", ("family", "input", "source"), evaluations)
     console().print("where to get each file: `vitrine models --json`", markup=False)
 
 
@@ -103,6 +114,7 @@ def _pairs(report: "CheckpointReport") -> dict[str, object]:
         "class token": "yes" if form.class_token else "no",
         "registers": form.registers,
         "decoder": f"{decoder['depth']} blocks of {decoder['width']} features, not run" if decoder else "none",
+        "evaluated by its authors": f"{form.evaluation.text} ({form.evaluation.source or 'not published'})",
         "normalisation": f"mean {', '.join(map(str, form.mean))}; std {', '.join(map(str, form.std))}",
         "positions": form.positions,
         "runs as": "timm's VisionTransformer, with positions in metres"

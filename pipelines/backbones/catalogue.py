@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipelines.backbones.formats.evaluation import EVALUATIONS, Evaluation, of_timm
 from pipelines.backbones.formats.form import CLIP_MEAN, CLIP_STD, HALF, IMAGENET_MEAN, IMAGENET_STD
 
 # (letter of the size, patch) -> (width, depth), as the literature has them.
@@ -60,6 +61,11 @@ class KnownCheckpoint:
     def normalisation(self) -> str:
         """Whose mean and standard deviation these are."""
         return _NORMALISATIONS[self.mean]
+
+    @property
+    def evaluation(self) -> Evaluation | None:
+        """How its authors evaluate it; None where timm's own configuration is all there is."""
+        return of_timm(self.name) if self.family == TIMM else EVALUATIONS[self.family]
 
 
 def _mae() -> Iterator[KnownCheckpoint]:

@@ -127,7 +127,7 @@ def _form(request: BackboneRequest, report: CheckpointReport) -> VitForm:
 
 def _backbone(request: BackboneRequest, form: VitForm, module: Any) -> TimmBackbone:
     image_size = request.image_size or form.image_size
-    fit: Fit = request.fit or ("squash" if form.squash else "crop")
+    fit: Fit = request.fit or ("squash" if form.evaluation.squash else "crop")
     backbone = ScaleMaeBackbone if form.network == "ScaleMae" else TimmBackbone
     return backbone(
         request=request,
@@ -135,8 +135,8 @@ def _backbone(request: BackboneRequest, form: VitForm, module: Any) -> TimmBackb
         preprocessing=Preprocessing(
             image_size=image_size,
             fit=fit,
-            crop_fraction=form.crop_fraction,
-            interpolation=form.interpolation,
+            crop_fraction=form.evaluation.crop_fraction(image_size),
+            interpolation=form.evaluation.interpolation,
             mean=form.mean,
             std=form.std,
             position_embedding=position_text(own_rule(form, request.position_embedding), form.grid, grid_of(module)),

@@ -21,8 +21,9 @@ from pipelines.backbones.backbone import Backbone, Tokens
 from pipelines.backbones.checkpoint import BackboneError
 from pipelines.backbones.class_attention import class_attention as watch_class
 from pipelines.backbones.fitting import embedding_resampling, load_weights
+from pipelines.backbones.formats.evaluation import Evaluation, of_timm
 from pipelines.backbones.held_weights import hold_weights
-from pipelines.backbones.preprocessing import Fit, ImageSize, Preprocessing
+from pipelines.backbones.preprocessing import ImageSize, Preprocessing
 from pipelines.backbones.request import BackboneRequest
 
 _AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -160,7 +161,7 @@ def _backbone(request: BackboneRequest, module: Any, position_embedding: str) ->
     return TimmBackbone(
         request=request,
         module=module,
-        preprocessing=_preprocessing(module.pretrained_cfg, request.fit, image_size, position_embedding),
+        preprocessing=_preprocessing(module.pretrained_cfg, request, image_size, position_embedding),
         architecture={
             "library": "timm",
             "name": request.architecture,
@@ -197,15 +198,27 @@ def attention(kernel: str | None) -> Iterator[None]:
 
 
 def _preprocessing(
-    config: Mapping[str, Any], fit: Fit | None, image_size: ImageSize, position_embedding: str
+    config: Mapping[str, Any], request: BackboneRequest, image_size: ImageSize, position_embedding: str
 ) -> Preprocessing:
-    """The model's own configuration, with the user's fit where one is given."""
+    """As the model's authors evaluate it, or as timm does where they are not known; with the user's fit if given."""
+    evaluation = of_timm(_full_name(config)) or Evaluation(
+        source="timm",
+        share=float(config.get("crop_pct") or 1.0),
+        interpolation=str(config["interpolation"]),
+        squash=config.get("crop_mode") == "squash",
+    )
     return Preprocessing(
         image_size=image_size,
-        fit=fit or ("squash" if config.get("crop_mode") == "squash" else "crop"),
-        crop_fraction=float(config.get("crop_pct") or 1.0),
-        interpolation=str(config["interpolation"]),
+        fit=request.fit or ("squash" if evaluation.squash else "crop"),
+        crop_fraction=evaluation.crop_fraction(image_size),
+        interpolation=evaluation.interpolation,
         mean=tuple(config["mean"]),
         std=tuple(config["std"]),
         position_embedding=position_embedding,
     )
+
+
+def _full_name(config: Mapping[str, Any]) -> str:
+    """The name that timm has for a model, with the tag that users may leave out."""
+    tag, architecture = config.get("tag"), config.get("architecture", "")
+    return f"{architecture}.{tag}" if tag else str(architecture)

@@ -9,8 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
+from feature_store import open_store
 from tests.pipelines.backbones import published_files as publish
+from tests.pipelines.backbones import references as refer
 from tests.pipelines.backbones.published_files import Size
 from tests.vitrine.conftest import Run
 
@@ -29,6 +32,39 @@ def test_models_lists_known_checkpoints(vitrine: Run) -> None:
     ran = vitrine("models")
     assert (ran.code, ran.err) == (0, "")
     assert all(name in ran.out for name in listed)
+
+
+def test_models_says_how_authors_evaluate_and_which_file_says_so(vitrine: Run) -> None:
+    listed = {entry["name"]: entry["evaluation"] for entry in vitrine("models", "--json").json["models"]}
+    assert listed["mae-b16"] == {
+        "source": "facebookresearch/mae, util/datasets.py",
+        "share": 0.875,
+        "whole_from": 225,
+        "interpolation": "bicubic",
+        "squash": False,
+    }
+    assert listed["deit_base_patch16_224.fb_in1k"]["share"] == 0.875
+    assert listed["vit_base_patch16_224.augreg_in1k"] is None
+    shown = " ".join(vitrine("models").out.split())
+    assert "crop 0.875, from 225 pixels on 1, bicubic" in shown
+    assert "facebookresearch/dinov2, dinov2/data/transforms.py" in shown
+
+
+def test_fit_auto_without_masks_squashes_where_the_models_own_way_is_to_squash(vitrine: Run, tmp_path: Path) -> None:
+    (tmp_path / "photos" / "class").mkdir(parents=True)
+    Image.new("RGB", (64, 48), (200, 100, 50)).save(tmp_path / "photos" / "class" / "one.png")
+    size = Size(depth=1, mlp=16, patch=14, side=56)
+    settings = refer.config(size, model_type="dinov2")
+    folder = tmp_path / "model"
+    state = {name: tensor.float() for name, tensor in publish.dinov2(size).items()}
+    refer.transformers_folder(folder, refer.transformers_dinov2_names(state, size), settings, "Dinov2Model")
+    for said, fit in (('{"size": {"height": 56, "width": 56}}', "squash"), ("{}", "crop")):
+        (folder / "preprocessor_config.json").write_text(said)
+        store = tmp_path / fit
+        command = ("extract", f"images:{tmp_path / 'photos'}", "--model", "auto", "--weights", folder, "--store", store)
+        ran = vitrine(*command)
+        assert ran.code == 0, ran.err
+        assert open_store(str(store)).features().spec.identity.preprocessing["fit"] == fit
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """BEiT (microsoft/unilm): pre-trained, with one table of relative positions, or fine-tuned, with one a block."""
 
+from pipelines.backbones.formats import evaluation
 from pipelines.backbones.formats.form import (
     HALF,
     IMAGENET_MEAN,
@@ -47,7 +48,7 @@ def _read(published: Published) -> VitForm | None:
         positions="relative-bias",
         mean=IMAGENET_MEAN if second else HALF,
         std=IMAGENET_STD if second else HALF,
-        crop_fraction=0.9,
+        evaluation=evaluation.BEIT_V2 if second else evaluation.BEIT,
         assumed=() if second else ("mean and std of 0.5, as BEiT's; BEiT v2 fine-tuned takes ImageNet's",),
     )
 

@@ -1,5 +1,6 @@
 """Image towers of CLIP as OpenCLIP and OpenAI name them, under `visual.`; the text tower stays out."""
 
+from pipelines.backbones.formats import evaluation
 from pipelines.backbones.formats.form import (
     CLIP_MEAN,
     CLIP_STD,
@@ -64,7 +65,7 @@ def _read(published: Published) -> VitForm | None:
         positions="timm",
         mean=CLIP_MEAN,
         std=CLIP_STD,
-        crop_fraction=1.0,
+        evaluation=evaluation.CLIP,
         assumed=(*assumed, "QuickGELU, as OpenAI's models have; for those of LAION give timm's name"),
     )
 

@@ -1,5 +1,6 @@
 """DINO (facebookresearch/dino) and iBOT (bytedance/ibot): backbone files, and full checkpoints."""
 
+from pipelines.backbones.formats import evaluation
 from pipelines.backbones.formats.form import KeyFormat, Published, VitForm
 from pipelines.backbones.formats.plain import NEEDS, has_head, plain_form
 
@@ -29,11 +30,13 @@ def _is_dino(published: Published) -> bool:
 
 def _read_dino(published: Published) -> VitForm | None:
     assumed = () if published.wrapper else (_FLAT,)
-    return plain_form(published, family="dino", name="DINO", positions="dino", assumed=assumed)
+    return plain_form(
+        published, family="dino", name="DINO", positions="dino", evaluation=evaluation.DINO, assumed=assumed
+    )
 
 
 def _read_ibot(published: Published) -> VitForm | None:
-    return plain_form(published, family="ibot", name="iBOT", positions="dino")
+    return plain_form(published, family="ibot", name="iBOT", positions="dino", evaluation=evaluation.IBOT)
 
 
 DINO = KeyFormat(family="dino", prefixes=_PREFIXES, needs=_NEEDS, claims=_is_dino, read=_read_dino, left_out=_LEFT_OUT)

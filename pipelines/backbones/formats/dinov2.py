@@ -1,5 +1,6 @@
 """DINOv2 (facebookresearch/dinov2), with and without registers, as published and as timm renames it."""
 
+from pipelines.backbones.formats import evaluation
 from pipelines.backbones.formats.form import (
     KeyFormat,
     Published,
@@ -54,7 +55,7 @@ def read(published: Published) -> VitForm | None:
             **({"mlp_layer": "SwiGLUPacked", "act_layer": "silu"} if gated else {}),
         },
         positions="dinov2-registers" if registers else "dinov2",
-        crop_fraction=1.0,
+        evaluation=evaluation.DINOV2,
         assumed=assumed,
     )
 

@@ -1,5 +1,6 @@
 """DINOv3 (facebookresearch/dinov3): rotary positions, and registers called storage tokens."""
 
+from pipelines.backbones.formats import evaluation
 from pipelines.backbones.formats.form import KeyFormat, Published, State, VitForm, count_blocks, heads_of, size_name
 
 _HEADS = {1280: 20, 4096: 32}
@@ -49,9 +50,7 @@ def _read(published: Published) -> VitForm | None:
             **({"swiglu_mlp": True, "swiglu_align_to": 8} if gated else {}),
         },
         positions="rotary",
-        crop_fraction=1.0,
-        interpolation="bilinear",
-        squash=True,
+        evaluation=evaluation.DINOV3,
         assumed=(
             *assumed,
             "256 x 256 pixels and ImageNet's mean and std, as of LVD-1689M's models; those of SAT-493M take others",

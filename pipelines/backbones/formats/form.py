@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 import torch
 
+from pipelines.backbones.formats.evaluation import Evaluation
+
 State = dict[str, torch.Tensor]
 Network = Literal["VisionTransformer", "Beit", "Eva", "ScaleMae"]
 
@@ -76,7 +78,8 @@ class VitForm:
         norm_eps: of every LayerNorm.
         options: further arguments of the network's class.
         positions: the rule by which the family resamples its position embedding; a name in `positions.RULES`.
-        mean, std, crop_fraction, interpolation, squash: see `Preprocessing`.
+        mean, std: see `Preprocessing`.
+        evaluation: how its authors bring an image to the network.
         decoder: blocks and width of a decoder in the file, which is not run here, or None.
         assumed: what the file does not say and was taken for granted.
     """
@@ -97,9 +100,7 @@ class VitForm:
     positions: str
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
-    crop_fraction: float = 0.875
-    interpolation: str = "bicubic"
-    squash: bool = False
+    evaluation: Evaluation
     decoder: Mapping[str, int] | None = None
     assumed: tuple[str, ...] = ()
 

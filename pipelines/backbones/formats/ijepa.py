@@ -1,5 +1,6 @@
 """I-JEPA (facebookresearch/ijepa): `encoder` of a checkpoint that also holds the target encoder and the predictor."""
 
+from pipelines.backbones.formats import evaluation
 from pipelines.backbones.formats.form import KeyFormat, Published, VitForm
 from pipelines.backbones.formats.plain import NEEDS, has_head, plain_form
 
@@ -12,7 +13,12 @@ def _read(published: Published) -> VitForm | None:
     # The repository's own interpolation takes the first patch for a class token, which there is none of; transformers'
     # is used instead.
     return plain_form(
-        published, family="ijepa", name="I-JEPA", positions="transformers", class_token=False, crop_fraction=1.0
+        published,
+        family="ijepa",
+        name="I-JEPA",
+        positions="transformers",
+        class_token=False,
+        evaluation=evaluation.IJEPA,
     )
 
 

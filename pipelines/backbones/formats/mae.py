@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from pipelines.backbones.formats import evaluation
 from pipelines.backbones.formats.form import KeyFormat, Published, VitForm, count_blocks
 from pipelines.backbones.formats.plain import NEEDS, has_head, plain_form
 
@@ -20,7 +21,14 @@ def claims(published: Published) -> bool:
 
 def read(published: Published) -> VitForm | None:
     """The encoder, with what the decoder is."""
-    form = plain_form(published, family="mae", name="MAE", positions="mae", decoder=decoder_of(published))
+    form = plain_form(
+        published,
+        family="mae",
+        name="MAE",
+        positions="mae",
+        evaluation=evaluation.MAE,
+        decoder=decoder_of(published),
+    )
     if form is not None and form.decoder is None and (form.width, form.patch) == _SCALE_MAE_SIZE:
         note = "MAE, not Scale-MAE, whose encoder alone looks the same: name it with --model scale-mae-l16"
         return replace(form, assumed=(*form.assumed, note))

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from pipelines.backbones.formats.evaluation import Evaluation
 from pipelines.backbones.formats.form import Published, VitForm, count_blocks, heads_of, size_name, square_grid
 
 _BLOCK = (
@@ -18,13 +19,20 @@ _PATCH_DIMENSIONS = 4
 
 
 def plain_form(
-    published: Published, *, family: str, name: str, positions: str, class_token: bool = True, **others: Any
+    published: Published,
+    *,
+    family: str,
+    name: str,
+    positions: str,
+    evaluation: Evaluation,
+    class_token: bool = True,
+    **others: Any,
 ) -> VitForm | None:
     """The form of a file with the plain names, or None where its shapes fit no ViT.
 
     Args:
         published: prefixes taken off, with all that `NEEDS` names.
-        family, positions, others: see `VitForm`.
+        family, positions, evaluation, others: see `VitForm`.
         name: of the family, for people.
         class_token: whether the file must have one, or must not.
     """
@@ -51,6 +59,7 @@ def plain_form(
         grid=grid,
         class_token=class_token,
         positions=positions,
+        evaluation=evaluation,
         **{**others, "assumed": (*assumed, *others.get("assumed", ()))},
     )
 

@@ -1,5 +1,6 @@
 """Scale-MAE (bair-climate-initiative/scale-mae): `scalemae-vitlarge-800.pth`, and the mirror of its encoder alone."""
 
+from pipelines.backbones.formats import evaluation
 from pipelines.backbones.formats.form import KeyFormat, Published, VitForm
 from pipelines.backbones.formats.mae import decoder_of
 from pipelines.backbones.formats.plain import NEEDS, plain_form
@@ -22,7 +23,7 @@ def _read(published: Published) -> VitForm | None:
         network="ScaleMae",
         positions="ground-distance",
         decoder=decoder_of(published),
-        crop_fraction=1.0,
+        evaluation=evaluation.SCALE_MAE,
     )
 
 

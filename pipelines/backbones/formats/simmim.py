@@ -1,5 +1,6 @@
 """SimMIM (microsoft/SimMIM): the pre-training checkpoint, whose blocks share one table of relative positions."""
 
+from pipelines.backbones.formats import evaluation
 from pipelines.backbones.formats.form import KeyFormat, Published, VitForm, count_blocks, size_name, square_grid
 
 _TABLE = "encoder.rel_pos_bias.relative_position_bias_table"
@@ -31,6 +32,7 @@ def read(published: Published) -> VitForm | None:
             **({"init_values": 1.0} if "encoder.blocks.0.gamma_1" in shapes else {}),
         },
         positions="relative-bias",
+        evaluation=evaluation.SIMMIM,
         decoder={"depth": 1, "width": width} if published.has_any("decoder.") else None,
     )
 

@@ -1,5 +1,6 @@
 """Supervised ViTs of torchvision, such as `vit_b_16-c867db91.pth`."""
 
+from pipelines.backbones.formats import evaluation
 from pipelines.backbones.formats.form import (
     KeyFormat,
     Published,
@@ -25,9 +26,10 @@ _RENAMES = (
     (r"\.mlp\.(?:3|linear_2)\.", ".mlp.fc2."),
     (r"^encoder\.ln\.", "norm."),
 )
-
-
 _FIRST = "encoder.layers.encoder_layer_0."
+_SIDE, _HUGE, _LARGE = 224, (1280, 14), (1024, 16)
+# Of which SWAG has weights that only a linear classifier was trained on, at 224 pixels.
+_OF_SWAG = (_LARGE, (768, 16))
 
 
 def read(published: Published) -> VitForm | None:
@@ -40,6 +42,7 @@ def read(published: Published) -> VitForm | None:
     if grid is None or hidden is None:
         return None
     heads, assumed = heads_of(width)
+    how, told = _evaluation(width, patch, grid[0] * patch)
     return VitForm(
         family="torchvision",
         title=f"supervised {size_name(width, patch)} of torchvision",
@@ -50,9 +53,19 @@ def read(published: Published) -> VitForm | None:
         patch=patch,
         grid=grid,
         positions="torchvision",
-        interpolation="bilinear",
-        assumed=assumed,
+        evaluation=how,
+        assumed=(*assumed, *told),
     )
+
+
+def _evaluation(width: int, patch: int, side: int) -> tuple[evaluation.Evaluation, tuple[str, ...]]:
+    """How torchvision evaluates a file of this size, and what that assumes."""
+    # Its ViT-H, and whatever was trained for more than 224 pixels, come from SWAG alone.
+    if (width, patch) == _HUGE or side > _SIDE:
+        return evaluation.TORCHVISION_SWAG, ()
+    told = ("IMAGENET1K_V1's crop: the linear weights of SWAG look the same, and are evaluated without one, bicubic",)
+    how = evaluation.TORCHVISION_L16 if (width, patch) == _LARGE else evaluation.TORCHVISION
+    return how, told if (width, patch) in _OF_SWAG else ()
 
 
 TORCHVISION = KeyFormat(

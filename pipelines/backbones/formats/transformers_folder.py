@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from pipelines.backbones.formats import evaluation
+from pipelines.backbones.formats.evaluation import Evaluation
 from pipelines.backbones.formats.form import (
     CLIP_MEAN,
     CLIP_STD,
@@ -27,7 +29,11 @@ from pipelines.backbones.formats.form import (
 
 PREFIX = "hf-"
 _ACTIVATIONS = {"gelu": None, "quick_gelu": "quick_gelu", "gelu_pytorch_tanh": "gelu_tanh"}
-_BILINEAR, _BICUBIC = 2, 3
+# As Pillow numbers its filters; config files have the number.
+_FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
+_BICUBIC = 3
+# Where no preprocessor_config.json stands, and the authors publish no evaluation.
+_WHOLE = Evaluation(source="", share=1.0)
 _TOWERS = (
     (r"^vision_model\.", ""),
     (r"^embeddings\.class_embedding$", "cls_token"),
@@ -87,6 +93,7 @@ class _Kind:
     positions: str = "transformers"
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+    evaluation: Evaluation = _WHOLE
     norm_eps: float
     class_token: bool = True
     activation: str = "gelu"
@@ -137,12 +144,20 @@ _DINOV2_RENAMES = (*_EMBEDDINGS, *_BLOCKS, _SCALES)
 # The defaults are those of transformers' own configurations, which config.json leaves out where they hold.
 _KINDS = {
     "vit": _Kind(title="ViT", mean=HALF, std=HALF, norm_eps=1e-12),
-    "vit_mae": _Kind(title="MAE", norm_eps=1e-12),
+    "vit_mae": _Kind(title="MAE", evaluation=evaluation.MAE, norm_eps=1e-12),
     "ijepa": _Kind(title="I-JEPA", norm_eps=1e-6, class_token=False),
-    "dinov2": _Kind(title="DINOv2", norm_eps=1e-6, patch=14, renames=_DINOV2_RENAMES, options=_dinov2_options),
+    "dinov2": _Kind(
+        title="DINOv2",
+        evaluation=evaluation.DINOV2,
+        norm_eps=1e-6,
+        patch=14,
+        renames=_DINOV2_RENAMES,
+        options=_dinov2_options,
+    ),
     "dinov2_with_registers": _Kind(
         title="DINOv2",
         positions="dinov2-registers",
+        evaluation=evaluation.DINOV2,
         norm_eps=1e-6,
         patch=14,
         registers=4,
@@ -153,6 +168,7 @@ _KINDS = {
         title="DINOv3",
         network="Eva",
         positions="rotary",
+        evaluation=evaluation.DINOV3,
         norm_eps=1e-5,
         registers=0,
         renames=_DINOV3_RENAMES,
@@ -162,6 +178,7 @@ _KINDS = {
         title="BEiT",
         network="Beit",
         positions="relative-bias-transformers",
+        evaluation=evaluation.BEIT,
         mean=HALF,
         std=HALF,
         norm_eps=1e-12,
@@ -170,6 +187,7 @@ _KINDS = {
     ),
     "clip": _Kind(
         title="CLIP",
+        evaluation=evaluation.CLIP,
         mean=CLIP_MEAN,
         std=CLIP_STD,
         norm_eps=1e-5,
@@ -327,17 +345,26 @@ def _mlp_width(blocks: Published) -> int:
 
 def _preprocessing(said: Mapping[str, Any], kind: _Kind) -> dict[str, Any]:
     """What preprocessor_config.json says, and the family's own where it says nothing."""
-    size, crop = said.get("size"), said.get("crop_size")
+    mean, std = _three(said.get("image_mean"), kind.mean), _three(said.get("image_std"), kind.std)
+    return {"mean": mean, "std": std, "evaluation": _evaluation(said) if said else kind.evaluation}
+
+
+def _evaluation(said: Mapping[str, Any]) -> Evaluation:
+    size, crop, resample = said.get("size"), said.get("crop_size"), said.get("resample", _BICUBIC)
     edge = size.get("shortest_edge") if isinstance(size, Mapping) else None
     cut = crop.get("height") if isinstance(crop, Mapping) else crop
     cropped = bool(said.get("do_center_crop")) and bool(whole(edge)) and bool(whole(cut))
-    return {
-        "mean": _three(said.get("image_mean"), kind.mean),
-        "std": _three(said.get("image_std"), kind.std),
-        "interpolation": "bilinear" if said.get("resample", _BICUBIC) == _BILINEAR else "bicubic",
-        "squash": bool(said) and not cropped and edge is None,
-        "crop_fraction": min(1.0, whole(cut) / whole(edge)) if cropped else 1.0,
-    }
+    if isinstance(resample, bool) or resample not in range(len(_FILTERS)):
+        raise UnsupportedFormError(
+            f"preprocessor_config.json says resample {_shown(resample)}, which is not one of 0 to {len(_FILTERS) - 1}, "
+            "as Pillow numbers its filters"
+        )
+    return Evaluation(
+        source="preprocessor_config.json",
+        share=min(1.0, whole(cut) / whole(edge)) if cropped else 1.0,
+        interpolation=_FILTERS[resample],
+        squash=not cropped and edge is None,
+    )
 
 
 def _three(said: object, otherwise: tuple[float, float, float]) -> tuple[float, float, float]:
