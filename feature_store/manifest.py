@@ -55,7 +55,6 @@ MAX_URI_BYTES = 4096
 MAX_GROUND_SAMPLE_DISTANCE_M = 6.4e6
 _ROWS_PER_UPDATE = 8192
 _SHOWN_CHARACTERS = 200
-_DRIVE = re.compile(r"^[A-Za-z]:")
 _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://")
 
 
@@ -222,20 +221,11 @@ def check_relative_uri(uri: str) -> None:
     """Refuse a path that could lead out of the dataset's root.
 
     Raises:
-        ManifestError: empty, too long, not Unicode, absolute, with `..`, a NUL, a backslash, a drive letter or a URL
-            scheme.
+        ManifestError: empty, too long, not Unicode, absolute, with `..`, a NUL or a URL scheme. A backslash and a
+            colon are letters like any other: names unpacked from an archive of Windows hold them.
     """
     path = PurePosixPath(uri)
-    bad = (
-        not path.parts
-        or "\0" in uri
-        or "\\" in uri
-        or _DRIVE.match(uri)
-        or _SCHEME.match(uri)
-        or path.is_absolute()
-        or ".." in path.parts
-    )
-    if bad:
+    if not path.parts or "\0" in uri or _SCHEME.match(uri) or path.is_absolute() or ".." in path.parts:
         raise ManifestError(
             f"path {uri[:_SHOWN_CHARACTERS]!r} is not inside the dataset's root; write it relative to the root, with "
             "'/', without '..'."

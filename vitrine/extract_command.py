@@ -17,7 +17,7 @@ def extract(
         str,
         typer.Argument(
             help="`images:FOLDER` (class folders, also split/class), `segmentation:FOLDER` (train/ and "
-            "trainannot/ ...), `manifest:FILE` (your own Parquet) or `demo`.",
+            "trainannot/ ...), `manifest:FILE` (your own Parquet, CSV, TSV or JSON lines) or `demo`.",
             show_default=False,
         ),
     ],
@@ -95,6 +95,10 @@ def extract(
         str | None, typer.Option(help="Comma-separated class names, for a dataset without them.")
     ] = None,
     void: Annotated[int | None, typer.Option(help="The mask value that carries no class.")] = None,
+    root: Annotated[
+        Path | None,
+        typer.Option(help="For `manifest:FILE`, the folder that its paths are relative to; by default the file's own."),
+    ] = None,
     limit_per_split: Annotated[int | None, typer.Option(help="Take only so many images of each split.")] = None,
     content_key: Annotated[
         str,
@@ -133,6 +137,7 @@ def extract(
         classes=tuple(classes.split(",")) if classes else None,
         void=void,
         limit_per_split=limit_per_split,
+        root=root,
     )
     opened = open_dataset(dataset, options=options)
     words = ModelWords(

@@ -115,7 +115,7 @@ def _inspect(
     if found and len(wanted) == len({row["uri"] for row in rows}) and all(fact.code == "missing" for fact in found):
         raise ManifestError(
             f"none of the {len(found)} images is there; the first is {uris[0]!r} under {str(root)!r}. Give the folder "
-            "that their paths are relative to."
+            "that their paths are relative to (--root for a manifest)."
         )
     return dict(zip(uris, found, strict=True))
 

@@ -10,6 +10,7 @@ import pyarrow as pa
 from feature_store.errors import ManifestError
 from feature_store.manifest import DatasetSpec
 from pipelines.datasets.masks import Mask, iter_view_masks
+from pipelines.datasets.passed_over import PassedOver
 
 TileFit = Literal["refuse", "pad", "resize"]
 ContentKey = Literal["sha256", "stat"]
@@ -64,11 +65,13 @@ class Dataset:
         spec: name, classes, void label, license.
         table: the manifest, in row order.
         root: the folder that every path in the manifest is relative to.
+        passed_over: what was found and gives no row.
     """
 
     spec: DatasetSpec
     table: pa.Table
     root: Path
+    passed_over: tuple[PassedOver, ...] = ()
 
     def iter_masks(self) -> Iterator[Mask | None]:
         """The masks in row order, each cut to its view; None for a row without one.

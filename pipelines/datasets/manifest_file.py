@@ -1,10 +1,9 @@
-"""`manifest:FILE`: a user's own Parquet, CSV or JSON lines, which need no more than a column `uri`."""
+"""`manifest:FILE`: a user's own Parquet, CSV, TSV or JSON lines, which need no more than a column `uri`."""
 
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -15,8 +14,11 @@ from feature_store.manifest import MANIFEST_SCHEMA, DatasetSpec, check_ground_sa
 from pipelines.datasets.assemble import Row, assemble_dataset, check_tile
 from pipelines.datasets.dataset import Dataset, DatasetOptions
 from pipelines.datasets.description import MAX_CLASSES, dataset_spec
+from pipelines.datasets.labels import number_labels
+from pipelines.datasets.passed_over import PassedOverList
 from pipelines.datasets.scan import Progress, existing_folder
 from pipelines.datasets.text_table import MAX_FILE_BYTES, MAX_ROWS, MAX_TEXT, TEXT_SUFFIXES, read_text_table
+from pipelines.datasets.user_paths import plain_paths
 
 MAX_TABLE_BYTES = 8 << 30
 _ROWS_PER_BATCH = 8192
@@ -27,50 +29,68 @@ CONTENT_KEY = re.compile(r"[0-9a-f]{64}|stat:[0-9]{1,20}-[0-9]{1,20}|uri:[0-9a-f
 def open_manifest_file(path: Path, options: DatasetOptions, progress: Progress | None = None) -> Dataset:
     """A dataset from a table of the user's making.
 
-    Columns are those of `MANIFEST_SCHEMA`, all optional but `uri`. Content keys that are missing are computed; those
-    that are given are taken as they stand. A `view_id` is checked against what it must be.
+    Columns are those of `MANIFEST_SCHEMA`, all optional but `uri`; others are passed over. A label is a class number or
+    a class name, and a path is relative to the root or an absolute one inside it. Content keys that are missing are
+    computed; those that are given are taken as they stand. A `view_id` is checked against what it must be.
 
     Args:
-        path: the file: CSV (`.csv`), JSON lines (`.jsonl`, `.ndjson`), or Parquet under any other name; a
-            `dataset.json` beside it is read.
+        path: the file: CSV (`.csv`), TSV (`.tsv`), JSON lines (`.jsonl`, `.ndjson`), or Parquet under any other name;
+            a `dataset.json` beside it is read.
         options: the user's; `root` is the folder that paths are relative to, by default the file's own.
         progress: called with (images done, images in all).
 
     Raises:
-        ManifestError: not of its format, over the bounds, a column that is not known, a value of the wrong type, or a
-            view that stands there twice.
+        ManifestError: not of its format, over the bounds, without a column `uri`, a value of the wrong type, an
+            absolute path outside the root, a label that the classes do not explain, or a view that stands there twice.
     """
     if not path.is_file():
-        raise ManifestError(f"dataset 'manifest:{path}': there is no such file. Give a Parquet, .csv or .jsonl file.")
-    root = existing_folder(options.root or path.parent, source=f"manifest:{path}")
-    table, lines = _read(path)
+        raise ManifestError(
+            f"dataset 'manifest:{path}': there is no such file. Give a Parquet, .csv, .tsv or .jsonl file."
+        )
+    given_root = options.root or path.parent
+    root = existing_folder(given_root, source=f"manifest:{path}")
+    table, place, others = _read(path)
+    for column in ("uri", "mask_uri"):
+        if column in table.column_names:
+            # With links resolved and as the user wrote it: absolute paths may be spelled in either way.
+            paths = plain_paths(table[column], (given_root.absolute(), root), place)
+            table = table.set_column(table.column_names.index(column), column, paths)
+    table, spec = _with_class_numbers(table, dataset_spec(path.parent, options), place)
     rows: list[Row] = table.to_pylist()
-    check_rows(rows, lambda index: f"{path}, {_place(lines, index)}")
-    spec = _with_class_names(dataset_spec(path.parent, options), table)
+    check_rows(rows, place)
     if options.tile is not None and any(row.get("tile") is not None for row in rows):
         raise ManifestError(f"{path} has tiles of its own; leave out --tile {options.tile}, or the column 'tile'.")
     dataset = assemble_dataset(root, rows, spec, options, progress)
     check_views(dataset.table, {row["view_id"] for row in rows if row.get("view_id")})
-    return dataset
+    passed_over = PassedOverList()
+    passed_over.add_all("columns that no manifest has", others)
+    return replace(dataset, passed_over=(*dataset.passed_over, *passed_over.found()))
 
 
-def _read(path: Path) -> tuple[pa.Table, Sequence[int] | None]:
-    """The table, and the line of each row where the file has lines."""
+def _read(path: Path) -> tuple[pa.Table, Callable[[int], str], list[str]]:
+    """The table, what to call each of its rows, and the columns of the file that no manifest has."""
     if path.suffix.lower() not in TEXT_SUFFIXES:
-        return read_manifest_table(path), None
-    types = {field.name: field.type for field in MANIFEST_SCHEMA}
+        table, others = read_manifest_table(path)
+        return table, lambda index: f"{path}, row {index}", others
+    types = {field.name: field.type for field in MANIFEST_SCHEMA} | {"label": pa.string()}
     read = read_text_table(path, types)
-    if "uri" not in read.table.column_names:
-        raise ManifestError(f"{path}: a column 'uri' is needed; docs/datasets.md lists the columns.")
-    return read.table, read.lines
+    _require_uri(path, read.names)
+    return read.table, lambda index: f"{path}, line {read.lines[index]}", [n for n in read.names if n not in types]
 
 
-def _place(lines: Sequence[int] | None, index: int) -> str:
-    return f"row {index}" if lines is None else f"line {lines[index]}"
+def _require_uri(path: Path, names: Sequence[str]) -> None:
+    if "uri" not in names:
+        raise ManifestError(
+            f"{path}: a column 'uri' is needed, the path of each image; it has {list(names)[:10]}. Rename the column "
+            "of paths; docs/datasets.md lists all columns."
+        )
 
 
-def read_manifest_table(path: Path) -> pa.Table:
-    """Read a stranger's Parquet in bounded memory, each column cast to the schema's type.
+def read_manifest_table(path: Path) -> tuple[pa.Table, list[str]]:
+    """Read a stranger's Parquet in bounded memory, each column cast to the schema's type, a label to text.
+
+    Returns:
+        The columns of a manifest that are there, and the names of the others.
 
     Raises:
         ManifestError: see `open_manifest_file`.
@@ -78,21 +98,22 @@ def read_manifest_table(path: Path) -> pa.Table:
     if path.stat().st_size > MAX_FILE_BYTES:
         raise ManifestError(f"{path} has {path.stat().st_size} bytes; at most {MAX_FILE_BYTES} are read. Split it.")
     try:
-        texts = _check_declared(path)
+        texts, names = _check_declared(path)
+        known = [name for name in names if name in MANIFEST_SCHEMA.names]
         # In a dictionary, a text of a million rows is held once and can be measured before it is spelled out.
         with pq.ParquetFile(path, read_dictionary=texts) as file:
-            batches = [_checked(path, batch) for batch in file.iter_batches(batch_size=_ROWS_PER_BATCH)]
+            batches = [_checked(path, batch) for batch in file.iter_batches(batch_size=_ROWS_PER_BATCH, columns=known)]
     except (pa.ArrowException, OSError) as error:
         raise ManifestError(
             f"{path} cannot be read as Parquet: {error}. Write it with pyarrow, pandas or DuckDB."
         ) from error
     if not batches:
         raise ManifestError(f"{path} has no rows; a dataset needs at least one image.")
-    return pa.Table.from_batches(batches)
+    return pa.Table.from_batches(batches), [name for name in names if name not in known]
 
 
-def _check_declared(path: Path) -> list[str]:
-    """Hold what the file's footer declares to the bounds; returns the paths of its columns of text."""
+def _check_declared(path: Path) -> tuple[list[str], list[str]]:
+    """Hold what the file's footer declares to the bounds; the paths of its columns of text, and its columns' names."""
     metadata = pq.read_metadata(path)
     names = metadata.schema.to_arrow_schema().names
     groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
@@ -104,18 +125,20 @@ def _check_declared(path: Path) -> list[str]:
             f"{path} declares {metadata.num_rows} rows and {size_bytes} bytes; at most {MAX_ROWS} rows and "
             f"{MAX_TABLE_BYTES} bytes are read. Split it."
         )
-    unknown = [name for name in names if name not in MANIFEST_SCHEMA.names]
-    if unknown or "uri" not in names or len(set(names)) != len(names):
-        what = f"columns {unknown[:10]} are not known" if unknown else "a column 'uri' is needed, and no name twice"
-        raise ManifestError(f"{path}: {what}; docs/datasets.md lists the columns: {', '.join(MANIFEST_SCHEMA.names)}.")
+    if len(set(names)) != len(names):
+        raise ManifestError(f"{path} has a column twice among {names[:20]}; name each once.")
+    _require_uri(path, names)
     leaves = [metadata.schema.column(index) for index in range(len(metadata.schema))]
-    return [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY"]
+    return [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY"], names
 
 
 def _checked(path: Path, batch: pa.RecordBatch) -> pa.RecordBatch:
     columns = []
     for name in batch.schema.names:
         column, wanted = batch[name], MANIFEST_SCHEMA.field(name).type
+        if name == "label":
+            columns.append(_label_texts(path, column))
+            continue
         _check_texts(path, name, column)
         try:
             columns.append(_without_dictionaries(column).cast(wanted))
@@ -126,6 +149,23 @@ def _checked(path: Path, batch: pa.RecordBatch) -> pa.RecordBatch:
     checked = pa.RecordBatch.from_arrays(columns, names=batch.schema.names)
     checked.validate(full=True)  # text that is not UTF-8, which Parquet readers let pass
     return checked
+
+
+def _label_texts(path: Path, column: pa.Array) -> pa.Array:
+    """Class numbers or names, as text; see `number_labels`."""
+    _check_texts(path, "label", column)
+    plain = _without_dictionaries(column)
+    try:
+        if pa.types.is_floating(plain.type):  # pandas makes floats of whole numbers with gaps
+            plain = plain.cast(pa.int64())
+        if not (pa.types.is_integer(plain.type) or pa.types.is_string(plain.type) or pa.types.is_null(plain.type)):
+            plain = plain.cast(pa.int64())
+        return plain.cast(pa.string())
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
+        raise ManifestError(
+            f"{path}: column 'label' has type {column.type}, which is neither whole numbers nor names ({error}). "
+            "Cast it."
+        ) from error
 
 
 def _check_texts(path: Path, name: str, column: pa.Array) -> None:
@@ -195,24 +235,21 @@ def _check_once(rows: Sequence[Row], place: Callable[[int], str]) -> None:
             )
 
 
-def _with_class_names(spec: DatasetSpec, table: pa.Table) -> DatasetSpec:
-    """Number the classes where nobody named them; refuse labels and masks that stated names cannot explain."""
-    highest: Any = pc.max(table["label"]).as_py() if "label" in table.column_names else None
+def _with_class_numbers(
+    table: pa.Table, spec: DatasetSpec, place: Callable[[int], str]
+) -> tuple[pa.Table, DatasetSpec]:
+    """Number the labels, and take class names from them where nobody stated any; masks need stated names."""
     has_masks = "mask_uri" in table.column_names and table["mask_uri"].null_count < table.num_rows
     if has_masks and not spec.classes:
         raise ManifestError(
             'masks need class names; write a dataset.json beside the manifest with {"classes": ["sky", ...], '
             '"void": 11}, or give --classes and --void.'
         )
-    if highest is not None and not spec.classes:
-        names = tuple(str(number) for number in range(highest + 1))
-        return replace(spec, classes=names)
-    if highest is not None and highest >= spec.n_classes:
-        raise ManifestError(
-            f"label {highest} has no name: {spec.n_classes} classes are stated. Add its name to --classes or "
-            "dataset.json."
-        )
-    return spec
+    if "label" not in table.column_names:
+        return table, spec
+    numbers, classes = number_labels(table["label"], spec.classes, place)
+    table = table.set_column(table.column_names.index("label"), "label", numbers)
+    return table, spec if classes == spec.classes else replace(spec, classes=classes)
 
 
 def check_views(table: pa.Table, given: set[str]) -> None:

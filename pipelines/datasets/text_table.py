@@ -1,4 +1,4 @@
-"""Tables that users write by hand or with a script: CSV and JSON lines, read in bounded memory, wrong lines named.
+"""Tables that users write by hand or with a script: CSV, TSV and JSON lines, read in bounded memory, wrong lines named.
 
 A cell that is empty, and a JSON null, is a missing value. What is nested in a manifest (tile, transform, objects) is a
 JSON text in a CSV cell, and plain JSON in a line of JSON.
@@ -18,7 +18,8 @@ import pyarrow as pa
 from feature_store.canonical import parse_json
 from feature_store.errors import CorruptError, ManifestError
 
-TEXT_SUFFIXES = (".csv", ".jsonl", ".ndjson")
+TEXT_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson")
+_SEPARATORS = {".csv": ",", ".tsv": "\t"}
 MAX_FILE_BYTES = 4 << 30
 MAX_ROWS = 5_000_000
 MAX_TEXT = 4096
@@ -32,6 +33,8 @@ _EXAMPLES = {
     "transform": '{"name":"resize","parameters":"{\\"height\\":120,\\"width\\":120}"}',
     "objects": '[{"box":{"x":4,"y":8,"width":30,"height":20},"instance_id":1,"category":0,"polygon":[4,8,34,8,34,28]}]',
 }
+# A class is written as its number or as its name, and read as text; see `labels`.
+_NUMBER_OR_NAME = ("label",)
 _INTEGER_BITS = {pa.int32(): 32, pa.int64(): 64}
 Cells = dict[str, Any]
 
@@ -51,23 +54,22 @@ class TextTable:
     names: Sequence[str]
 
 
-def read_text_table(path: Path, types: Mapping[str, pa.DataType], *, ignore_others: bool = False) -> TextTable:
-    """Read a CSV file with a header, or a file of JSON lines, by its suffix.
+def read_text_table(path: Path, types: Mapping[str, pa.DataType]) -> TextTable:
+    """Read a CSV or TSV file with a header, or a file of JSON lines, by its suffix.
 
     Args:
         path: the file, UTF-8 with or without a byte order mark.
-        types: the columns that are known, each with the type that its values must have.
-        ignore_others: pass over columns that are not known, instead of refusing them.
+        types: the columns that are known, each with the type that its values must have; others are passed over.
 
     Raises:
-        ManifestError: over the bounds, not UTF-8, a line that is not of the form, a column that is not known, or a
-            value of the wrong type; with the number of the line.
+        ManifestError: over the bounds, not UTF-8, a line that is not of the form, a column that stands there twice, or
+            a value of the wrong type; with the number of the line.
     """
     size_bytes = path.stat().st_size
     if size_bytes > MAX_FILE_BYTES:
         raise ManifestError(f"{path} has {size_bytes} bytes; at most {MAX_FILE_BYTES} are read. Split it.")
-    reader = _Reader(path, types, ignore_others=ignore_others)
-    read = reader.csv_rows if path.suffix.lower() == ".csv" else reader.json_rows
+    reader = _Reader(path, types)
+    read = reader.csv_rows if path.suffix.lower() in _SEPARATORS else reader.json_rows
     batches: list[pa.RecordBatch] = []
     lines = array("Q")
     pending: list[Cells] = []
@@ -99,8 +101,8 @@ def _present(table: pa.Table, seen: set[str]) -> pa.Table:
 class _Reader:
     """Turns lines into rows of the known types."""
 
-    def __init__(self, path: Path, types: Mapping[str, pa.DataType], *, ignore_others: bool) -> None:
-        self._path, self._types, self._ignore_others = path, types, ignore_others
+    def __init__(self, path: Path, types: Mapping[str, pa.DataType]) -> None:
+        self._path, self._types = path, types
         self.seen: set[str] = set()
         self.names: dict[str, None] = {}
 
@@ -108,7 +110,8 @@ class _Reader:
         """The rows below the header, each with the number of its last line."""
         # The limit is the process's own, and others read CSV too: it is only ever raised.
         csv.field_size_limit(max(_MAX_LINE_BYTES, csv.field_size_limit()))
-        reader = csv.reader(_bounded_lines(self._path, file), strict=True)
+        separator = _SEPARATORS[self._path.suffix.lower()]
+        reader = csv.reader(_bounded_lines(self._path, file), delimiter=separator, strict=True)
         names: list[str] = []
         try:
             for cells in reader:
@@ -124,7 +127,7 @@ class _Reader:
 
     def _csv_row(self, names: list[str], cells: list[str], line: int) -> Cells:
         if len(cells) != len(names):
-            raise self._wrong(line, f"has {len(cells)} cells, and the header has {len(names)}; quote what holds commas")
+            raise self._wrong(line, f"has {len(cells)} cells, and the header has {len(names)}; quote commas and tabs")
         row = {}
         for name, cell in zip(names, cells, strict=True):
             if cell and name in self._types:
@@ -151,11 +154,6 @@ class _Reader:
             )
 
     def _check_names(self, names: list[str], line: int) -> None:
-        unknown = [name for name in names if name not in self._types]
-        if unknown and not self._ignore_others:
-            raise self._wrong(
-                line, f"has columns {unknown[:10]}, which are not known; known are {', '.join(self._types)}"
-            )
         if len(set(names)) != len(names):
             raise self._wrong(line, f"has a column twice among {names[:20]}; name each once")
         self.seen.update(name for name in names if name in self._types)
@@ -185,6 +183,8 @@ class _Reader:
         """A value as its column's type wants it; nested ones are held to it by Arrow."""
         wanted = self._types[name]
         if pa.types.is_string(wanted):
+            if name in _NUMBER_OR_NAME and type(value) is int:
+                value = str(value)
             if not isinstance(value, str):
                 raise self._wrong_value(name, value, line)
             if len(value.encode("utf-8", "surrogatepass")) > MAX_TEXT:
@@ -216,6 +216,7 @@ class _Reader:
         shown = repr(value) if isinstance(value, str) else json.dumps(value)
         shown = shown if len(shown) <= _SHOWN_CHARACTERS else f"{shown[:_SHOWN_CHARACTERS]}..."
         holds = f"values such as {_EXAMPLES[name]}" if name in _EXAMPLES else self._types[name]
+        holds = "a class number or a class name" if name in _NUMBER_OR_NAME else holds
         return self._wrong(line, f"has {shown} in column {name!r}, which holds {holds}")
 
     def _wrong(self, line: int, what: str) -> ManifestError:

@@ -8,14 +8,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from feature_store.manifest import TILE_AXES, DatasetSpec, manifest_table
 from pipelines.datasets.assemble import Row, assemble_dataset
 from pipelines.datasets.dataset import Dataset, DatasetOptions
 from pipelines.datasets.description import dataset_spec, read_description
+from pipelines.datasets.labels import number_labels
 from pipelines.datasets.manifest_file import CONTENT_KEY, check_rows, check_views
 from pipelines.datasets.scan import Progress, existing_folder
-from pipelines.imports.rows_file import number_labels
+from pipelines.datasets.user_paths import plain_paths
 from pipelines.imports.source_arrays import ImportRefusedError, Positions
 from pipelines.imports.vectors import Vectors
 
@@ -59,8 +61,8 @@ def imported_dataset(
     rows = _relative(vectors.rows, root)
     folder = None if root is None else existing_folder(root, source=str(root))
     stated = options.classes or vectors.classes or (read_description(folder).get("classes") if folder else None)
-    rows, classes = number_labels(rows, stated)
-    check_rows(rows, lambda index: f"row {index} of the vectors")
+    rows, classes = _with_class_numbers(rows, stated)
+    check_rows(rows, _place)
     given = {row["view_id"] for row in rows if row.get("view_id")}
     if folder is None:
         name = options.name or _as_name(vectors.name) or "imported"
@@ -73,6 +75,16 @@ def imported_dataset(
     places = {_key(row): index for index, row in enumerate(rows)}
     keys = dataset.table.select(["uri", "tile", "transform"]).to_pylist()
     return ImportedDataset(dataset=dataset, positions=np.array([places[_key(row)] for row in keys], dtype=np.int64))
+
+
+def _place(index: int) -> str:
+    return f"row {index} of the vectors"
+
+
+def _with_class_numbers(rows: Sequence[Row], stated: tuple[str, ...] | None) -> tuple[list[Row], tuple[str, ...]]:
+    labels = [None if row.get("label") is None else str(row["label"]) for row in rows]
+    numbers, classes = number_labels(pa.array(labels, pa.string()), stated, _place)
+    return [{**row, "label": number} for row, number in zip(rows, numbers.to_pylist(), strict=True)], classes
 
 
 def _as_name(text: str) -> str | None:
@@ -93,7 +105,9 @@ def _relative(rows: Sequence[Row], root: Path | None) -> list[Row]:
     """Rows whose paths are relative: to the root, or without one to the deepest folder that all share."""
     absolute = [row["uri"] for row in rows if isinstance(row.get("uri"), str) and row["uri"].startswith("/")]
     if not absolute:
-        return list(rows)
+        # `./a.png` and `a.png` are one image.
+        paths = pa.chunked_array([pa.array([row.get("uri") for row in rows], pa.string())])
+        return [{**row, "uri": uri} for row, uri in zip(rows, plain_paths(paths, (), _place).to_pylist(), strict=True)]
     if len(absolute) != len(rows):
         raise ImportRefusedError(
             f"{len(absolute)} of {len(rows)} paths are absolute, such as {absolute[0]!r}; write all of them relative "

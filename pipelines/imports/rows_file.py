@@ -7,15 +7,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from feature_store.errors import ManifestError
 from feature_store.manifest import MANIFEST_SCHEMA
 from pipelines.datasets.assemble import Row
-from pipelines.datasets.description import MAX_CLASSES
 from pipelines.datasets.text_table import MAX_ROWS, MAX_TEXT, TEXT_SUFFIXES, read_text_table
 from pipelines.imports.source_arrays import ImportRefusedError
 
 _ROWS_PER_BATCH = 8192
-_MOST_DIGITS = 9
 _SHOWN_COLUMNS = 20
 
 
@@ -45,7 +42,7 @@ def read_rows(path: Path, *, renamed: Mapping[str, str] | None = None, only: Seq
     types = {name: kind for name, kind in row_types().items() if only is None or name in only}
     if path.suffix.lower() in TEXT_SUFFIXES:
         wanted = {renamed.get(name, name): kind for name, kind in types.items()}
-        read = read_text_table(path, wanted, ignore_others=True)
+        read = read_text_table(path, wanted)
         _require_columns(path, read.names, renamed)
         table = read.table
         back = {source: name for name, source in renamed.items()}
@@ -132,29 +129,3 @@ def _cast(column: pa.Array, kind: pa.DataType, path: Path, name: str) -> pa.Arra
                 f"{path}: a text in column {name!r} has {longest} bytes; at most {MAX_TEXT} are read."
             )
     return cast
-
-
-def number_labels(rows: Sequence[Row], classes: tuple[str, ...] | None) -> tuple[list[Row], tuple[str, ...]]:
-    """Labels as class numbers, and the names of the classes.
-
-    Labels that are all whole numbers are class numbers. Otherwise they are class names, numbered as `classes` lists
-    them, or in the order of their bytes.
-
-    Raises:
-        ManifestError: a label that the classes do not explain.
-    """
-    labels = [row.get("label") for row in rows]
-    given = sorted({str(label) for label in labels if label is not None}, key=str.encode)
-    if all(label.isdecimal() for label in given):
-        numbers = {label: int(label) for label in given if len(label) <= _MOST_DIGITS and int(label) < MAX_CLASSES}
-        names = classes or tuple(str(number) for number in range(max(numbers.values(), default=-1) + 1))
-    else:
-        names = classes or tuple(given)
-        numbers = {name: index for index, name in enumerate(names)}
-    wrong = [label for label in given if not 0 <= numbers.get(label, -1) < len(names)]
-    if wrong:
-        raise ManifestError(f"label {wrong[0]!r} is none of the {len(names)} classes; add it to --classes.")
-    return [
-        {**row, "label": None if label is None else numbers[str(label)]}
-        for row, label in zip(rows, labels, strict=True)
-    ], names

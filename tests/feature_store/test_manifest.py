@@ -217,10 +217,6 @@ def test_what_is_no_mask_is_refused(mask: np.ndarray[Any, Any]) -> None:
         "/etc/passwd",
         "//host/share",
         "a\0b",
-        "a\\b",
-        "..\\a",
-        "C:/a",
-        "c:a",
         "http://host/a",
         "file:///etc/passwd",
         "s3://bucket/a",
@@ -241,7 +237,20 @@ def test_a_pixel_of_impossible_size_on_the_ground_is_refused(distance_m: float) 
 
 
 @pytest.mark.parametrize(
-    "uri", ["a", "a/b c.png", "a..b/...c", "\u00fc/\u65e5\u672c.png", "~/a", "ab:c", "-rf", "a\nb"]
+    "uri",
+    [
+        "a",
+        "a/b c.png",
+        "a..b/...c",
+        "\u00fc/\u65e5\u672c.png",
+        "~/a",
+        "ab:c",
+        "-rf",
+        "a\nb",
+        "a\\b.png",
+        "..\\a",
+        "C:/a",
+    ],
 )
 def test_a_path_inside_the_root_is_accepted(uri: str) -> None:
     check_relative_uri(uri)

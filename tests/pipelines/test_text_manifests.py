@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -13,7 +14,7 @@ from PIL import Image
 from feature_store.canonical import canonical_json
 from feature_store.errors import ManifestError
 from feature_store.manifest import MANIFEST_SCHEMA
-from pipelines.datasets import Dataset, open_dataset, text_table
+from pipelines.datasets import Dataset, DatasetOptions, open_dataset, text_table
 
 ROWS: list[dict[str, Any]] = [
     {
@@ -82,12 +83,15 @@ def test_a_byte_order_mark_and_blank_lines_are_no_content(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("x.csv", "uri,label\na.png,1\nb.png,cat\n", r"x\.csv, line 3 has 'cat' in column 'label', which holds int32"),
-        ("x.csv", "uri,label\na.png,1\nb.png,99999999999\n", r"line 3 has '?99999999999'? in column 'label'"),
+        ("x.csv", "uri,frame\na.png,1\nb.png,cat\n", r"x\.csv, line 3 has 'cat' in column 'frame', which holds int32"),
+        (
+            "x.csv",
+            "uri,label\na.png,1\nb.png,99999\n",
+            r"x\.csv, line 3: label 99999: class numbers go from 0 to 65535",
+        ),
         ("x.csv", 'uri,sequence\n"a\n.png",s\nb.png\n', r"line 4 has 1 cells, and the header has 2"),
-        ("x.csv", "uri,colour\na.png,1\n", r"line 1 has columns \['colour'\], which are not known"),
         ("x.csv", "uri,uri\na.png,b.png\n", r"line 1 has a column twice"),
-        ("x.csv", "split\ntrain\n", r"a column 'uri' is needed"),
+        ("x.csv", "split\ntrain\n", r"a column 'uri' is needed, the path of each image; it has \['split'\]"),
         ("x.csv", "uri\n", r"has no rows"),
         ("x.csv", "", r"has no rows"),
         ("x.csv", "uri,tile\na.png,[1\n", r"line 2 has '\[1' in column 'tile'"),
@@ -121,10 +125,14 @@ def test_a_byte_order_mark_and_blank_lines_are_no_content(folder: Path) -> None:
             "uri,ground_sample_distance_m\na.png,1e300\n",
             r"ground_sample_distance_m 1e\+300: .* at most 6.4e\+06",
         ),
-        ("x.csv", "uri,label\na.png,-4\n", r"x\.csv, line 2: label -4 of 'a\.png'"),
+        ("x.csv", "uri,label\na.png,-4\n", r"x\.csv, line 2: label -4: class numbers go from 0 to 65535"),
         ("x.csv", f"uri,split\na.png,{'s' * 5000}\n", r"line 2 has a text of more than 4096 bytes in column 'split'"),
         ("x.jsonl", '{"uri":"a.png"}\n\n{"uri":"b.png"\n', r"x\.jsonl, line 3 is not one JSON object"),
-        ("x.jsonl", '{"uri":"a.png","label":1.5}\n', r"line 1 has 1\.5 in column 'label', which holds int32"),
+        (
+            "x.jsonl",
+            '{"uri":"a.png","label":1.5}\n',
+            r"line 1 has 1\.5 in column 'label', which holds a class number or a class name",
+        ),
         ("x.jsonl", '{"uri":"a.png","label":true}\n', r"line 1 has true in column 'label'"),
         ("x.jsonl", '{"uri":7}\n', r"line 1 has 7 in column 'uri', which holds string"),
         ("x.jsonl", "[1]\n", r"line 1 is not one JSON object"),
@@ -169,3 +177,70 @@ def test_rows_of_many_batches_keep_their_order_and_lines(folder: Path, monkeypat
     assert read.table.column_names == ["uri", "frame"]
     assert read.table["frame"].to_pylist() == list(range(10))
     assert list(read.lines) == list(range(1, 11))
+
+
+def test_absolute_paths_inside_the_root_become_relative(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    link = tmp_path_factory.mktemp("elsewhere") / "photos"
+    link.symlink_to(folder)
+    text = f"uri\n{folder}/a.png\n{link}/b.png\n"
+    assert opened(written(link / "x.csv", text)).table["uri"].to_pylist() == ["a.png", "b.png"]
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "{folder}/../x.png", "{folder}-other/a.png", "{folder}"])
+def test_an_absolute_path_elsewhere_is_refused_with_the_root_and_the_way_out(folder: Path, path: str) -> None:
+    with pytest.raises(ManifestError, match=r"x\.csv, line 2: path .* is not under the dataset's root .* with --root"):
+        opened(written(folder / "x.csv", f"uri\n{path.format(folder=folder)}\n"))
+
+
+def test_two_spellings_of_a_path_are_one_image(folder: Path) -> None:
+    assert opened(written(folder / "x.csv", "uri\n./a.png\n.//b.png\n")).table["uri"].to_pylist() == ["a.png", "b.png"]
+    with pytest.raises(
+        ManifestError, match=r"line 3: a view of 'a\.png' stands in the manifest twice, first in line 2"
+    ):
+        opened(written(folder / "x.csv", "uri\na.png\n./a.png\n"))
+
+
+@pytest.mark.parametrize("name", ["x.csv", "x.jsonl", "x.parquet"])
+def test_labels_may_be_class_names(folder: Path, name: str) -> None:
+    path = folder / name
+    if name == "x.csv":
+        written(path, "uri,label\na.png,dog\nb.png,cat\n")
+    elif name == "x.jsonl":
+        written(path, '{"uri":"a.png","label":"dog"}\n{"uri":"b.png","label":"cat"}\n')
+    else:
+        pq.write_table(pa.table({"uri": ["a.png", "b.png"], "label": ["dog", "cat"]}), path)
+    dataset = opened(path)
+    assert (dataset.spec.classes, dataset.table["label"].to_pylist()) == (("cat", "dog"), [1, 0])
+    stated = open_dataset(f"manifest:{path}", options=DatasetOptions(classes=("bird", "dog", "cat")))
+    assert stated.table["label"].to_pylist() == [1, 2]
+    with pytest.raises(ManifestError, match=r"label 'dog' is none of the 1 classes \('cat'\).* to --classes"):
+        open_dataset(f"manifest:{path}", options=DatasetOptions(classes=("cat",)))
+
+
+@pytest.mark.parametrize("text", ["uri,label\na.png,1.0\nb.png,\n", "uri,label\na.png,1\nb.png,\n"])
+def test_whole_numbers_with_gaps_as_pandas_writes_them_are_class_numbers(folder: Path, text: str) -> None:
+    dataset = opened(written(folder / "x.csv", text))
+    assert (dataset.spec.classes, dataset.table["label"].to_pylist()) == (("0", "1"), [1, None])
+
+
+@pytest.mark.parametrize("name", ["x.csv", "x.jsonl", "x.parquet"])
+def test_columns_that_no_manifest_has_are_counted_and_named(folder: Path, name: str) -> None:
+    path = folder / name
+    if name == "x.csv":
+        written(path, "uri,width,lable\na.png,4,dog\n")
+    elif name == "x.jsonl":
+        written(path, '{"uri":"a.png","width":4}\n{"uri":"b.png","lable":"dog"}\n')
+    else:
+        pq.write_table(pa.table({"uri": ["a.png"], "width": [4], "lable": ["dog"]}), path)
+    (passed,) = opened(path).passed_over
+    assert (passed.what, passed.count, passed.names) == ("columns that no manifest has", 2, ("lable", "width"))
+
+
+def test_tab_separated_values_are_read(folder: Path) -> None:
+    dataset = opened(written(folder / "x.tsv", "uri\tsplit\na.png\ttrain, part 1\n"))
+    assert dataset.table["split"].to_pylist() == ["train, part 1"]
+
+
+def test_another_separator_is_seen_in_the_message(folder: Path) -> None:
+    with pytest.raises(ManifestError, match=r"a column 'uri' is needed.* it has \['uri;label'\]"):
+        opened(written(folder / "x.csv", "uri;label\na.png;1\n"))
