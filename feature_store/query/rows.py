@@ -168,23 +168,28 @@ class RowQueries:
         columns: Sequence[str] = ("label",),
         seed: int | None = 0,
         buffer_bytes: int = 256 << 20,
+        rank: tuple[int, int] | None = None,
     ) -> "feature_store.query.torch_rows.TokenStream":
         """The rows with tokens as an iterable dataset for a torch DataLoader, shuffled anew in every epoch.
 
         Args:
             layer, kind, patches: as for `read`.
             columns: of the manifest, beside the tokens; missing integers are -1 and missing text is "".
-            seed: of the order, together with the epoch (see `set_epoch`) and the number of workers; None for the order
+            seed: of the order, together with the epoch (see `set_epoch`) and the number of readers; None for the order
                 of rows.
             buffer_bytes: of tokens in each worker that wait for their turn. More mixes shards better.
+            rank: (rank, number of ranks) where several processes share the rows; ranks count from 0. None asks
+                torch.distributed, or else the environment that torchrun sets. (0, 1) reads every row in every process.
 
         Raises:
-            QueryError, StoreError, IncompleteError: as for `read`.
+            QueryError: no such rank; or as for `read`.
+            StoreError, IncompleteError: as for `read`.
         """
-        from feature_store.query.torch_rows import QueriedTokens, TokenStream
+        from feature_store.query.torch_rows import QueriedTokens, Share, TokenStream
 
         tokens = QueriedTokens(self, layer=layer, kind=kind, patches=patches, columns=columns)
-        return TokenStream(tokens, seed=seed, buffer_bytes=buffer_bytes)
+        share = None if rank is None else Share(number=rank[0], count=rank[1])
+        return TokenStream(tokens, seed=seed, buffer_bytes=buffer_bytes, rank=share)
 
     def to_torch_map(
         self,

@@ -1,7 +1,9 @@
 """Tokens for torch's DataLoader; the only module of the store that imports torch."""
 
+import os
 import pickle
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,6 +11,7 @@ import torch
 from jaxtyping import Int64
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
+from feature_store.errors import QueryError
 from feature_store.identity import TokenKind
 from feature_store.query.columns import dense_column
 from feature_store.query.patches import PatchChoice
@@ -59,17 +62,52 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-class TokenStream(IterableDataset[Sample]):
-    """Samples in an order that seed, epoch and number of workers decide; each row once an epoch, whoever reads it.
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """Which of several equal readers one is.
 
-    Shards are shuffled and dealt out to the workers; each worker shuffles the chunks of its shards, and draws at random
-    from a buffer of waiting rows. A buffer that holds all rows makes every order equally likely. Workers share
-    nothing but the number of the epoch. There is no `len()`: each worker's last batch may be short, so the number of
-    batches is not the one that a DataLoader would work out; `n_rows` is the number of samples.
+    Attributes:
+        number: counted from 0.
+        count: how many readers there are.
+
+    Raises:
+        QueryError: a number that is not one of the readers.
     """
 
-    def __init__(self, tokens: QueriedTokens, *, seed: int | None, buffer_bytes: int) -> None:
+    number: int
+    count: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.number < self.count:
+            raise QueryError(f"rank {self.number} of {self.count}: ranks count from 0 to the number of ranks less one.")
+
+    def worker(self, number: int, count: int) -> "Share":
+        """The share of one worker among the workers of this rank, every rank having as many."""
+        return Share(number=self.number * count + number, count=self.count * count)
+
+
+def share_of_rank() -> Share:
+    """The rank of this process in a distributed training: from its process group, or else from torchrun's variables."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return Share(number=torch.distributed.get_rank(), count=torch.distributed.get_world_size())
+    return Share(number=int(os.environ.get("RANK", "0")), count=int(os.environ.get("WORLD_SIZE", "1")))
+
+
+class TokenStream(IterableDataset[Sample]):
+    """Samples in an order that seed, epoch and number of readers decide; each row once an epoch, whoever reads it.
+
+    A reader is one worker of a DataLoader on one rank of a distributed training. Shards are shuffled and dealt out to
+    the readers, so two ranks may have different numbers of rows. Each worker shuffles the chunks of its shards, and
+    draws at random from a buffer of waiting rows. A buffer that holds all rows makes every order equally likely.
+    Readers share nothing but the number of the epoch. There is no `len()`: each worker's last batch may be short, so
+    the number of batches is not the one that a DataLoader would work out; `n_rows` counts the samples over all readers.
+    """
+
+    def __init__(
+        self, tokens: QueriedTokens, *, seed: int | None, buffer_bytes: int, rank: Share | None = None
+    ) -> None:
         self._tokens = tokens
+        self._rank = rank
         self._seed = seed
         self._buffer_bytes = buffer_bytes
         # Shared memory, because persistent workers hold copies of the dataset that no later call would reach.
@@ -85,26 +123,31 @@ class TokenStream(IterableDataset[Sample]):
         """Choose the order of the epoch that begins next; the same number gives the same order."""
         self._epoch[0] = epoch
 
+    def __getstate__(self) -> dict[str, Any]:
+        # A worker that is spawned knows nothing of its rank's process group, so the rank travels with the dataset.
+        return {**self.__dict__, "_rank": self._rank or share_of_rank()}
+
     def __iter__(self) -> Iterator[Sample]:
         info = get_worker_info()
-        worker, n_workers = (0, 1) if info is None else (info.id, info.num_workers)
+        rank = self._rank or share_of_rank()
+        share = rank if info is None else rank.worker(info.id, info.num_workers)
         # A copy, so that a forked worker opens connections of its own.
         tokens = self._tokens if info is None else pickle.loads(pickle.dumps(self._tokens))
         if self._seed is None:
-            yield from self._in_order(tokens, worker, n_workers)
+            yield from self._in_order(tokens, share)
         else:
-            yield from self._shuffled(tokens, worker, n_workers, [self._seed, int(self._epoch[0])])
+            yield from self._shuffled(tokens, share, [self._seed, int(self._epoch[0])])
 
-    def _in_order(self, tokens: QueriedTokens, worker: int, n_workers: int) -> Iterator[Sample]:
-        for shard in _shards(tokens)[worker::n_workers]:
+    def _in_order(self, tokens: QueriedTokens, share: Share) -> Iterator[Sample]:
+        for shard in _shards(tokens)[share.number :: share.count]:
             for positions in np.array_split(shard, -(-len(shard) // (_CHUNKS_PER_READ * ROWS_PER_CHUNK))):
                 for position, row in zip(positions.tolist(), tokens.read(positions), strict=True):
                     yield tokens.sample(position, row.copy())
 
-    def _shuffled(self, tokens: QueriedTokens, worker: int, n_workers: int, seed: list[int]) -> Iterator[Sample]:
+    def _shuffled(self, tokens: QueriedTokens, share: Share, seed: list[int]) -> Iterator[Sample]:
         shards = _shards(tokens)
-        order = np.random.default_rng(seed).permutation(len(shards))[worker::n_workers]
-        generator = np.random.default_rng([*seed, 1 + worker])
+        order = np.random.default_rng(seed).permutation(len(shards))[share.number :: share.count]
+        generator = np.random.default_rng([*seed, 1 + share.number])
         mine = [shards[index] for index in order]
         waiting_rows: np.ndarray[Any, Any] | None = None
         waiting: list[int] = []

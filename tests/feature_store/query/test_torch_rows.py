@@ -1,5 +1,8 @@
 """to_torch: every row once whatever the workers, orders that seed and epoch decide, and mixed as theory says."""
 
+import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,7 @@ from torch.utils.data import DataLoader, RandomSampler
 from feature_store import FeatureSet, QueryError, create_feature_set, create_store, open_store
 from tests.feature_store.samples import all_tokens, fill_store, make_spec, register, write_missing
 
+_ROOT = Path(__file__).resolve().parents[3]
 _N_ROWS = 90
 _INVALID = (0, 8, 9, 89)
 
@@ -57,6 +61,64 @@ def test_each_row_comes_once_with_its_own_tokens(features: FeatureSet, n_workers
     assert stream.n_rows == len(found)
     if n_workers == 0 and seed is None:
         assert found == sorted(found)
+
+
+_RANK_PROGRAM = """
+import json, sys
+import torch.distributed
+from torch.utils.data import DataLoader
+from feature_store import open_store
+
+def main():
+    url, rendezvous, rank = sys.argv[1], sys.argv[2], int(sys.argv[3])
+    early = open_store(url).features().to_torch(1, "cls", seed=0)  # made before the process group is
+    torch.distributed.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
+    found = {}
+    for name, n_workers, method in (("none", 0, None), ("forked", 2, "fork"), ("spawned", 1, "spawn")):
+        loader = DataLoader(early, batch_size=4, num_workers=n_workers, multiprocessing_context=method)
+        found[name] = [int(row) for batch in loader for row in batch["row"]]
+    alone = open_store(url).features().to_torch(1, "cls", seed=None, rank=(0, 1))
+    found["alone"] = [sample["row"] for sample in alone]
+    torch.distributed.destroy_process_group()
+    print(json.dumps(found))
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+def test_two_ranks_of_a_training_read_each_row_once_between_them(features: FeatureSet, tmp_path: Path) -> None:
+    program = tmp_path / "rank.py"
+    program.write_text(_RANK_PROGRAM)
+    command = [sys.executable, str(program), features.root.url, str(tmp_path / "rendezvous")]
+    ranks = [
+        subprocess.Popen([*command, str(rank)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=_ROOT)
+        for rank in (0, 1)
+    ]
+    ended = [rank.communicate(timeout=300) for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0], [errors for _, errors in ended]
+    first, second = (json.loads(printed.splitlines()[-1]) for printed, _ in ended)
+    every = [row for row in range(_N_ROWS) if row not in _INVALID]
+    for workers in ("none", "forked", "spawned"):
+        assert sorted(first[workers] + second[workers]) == every
+        assert first[workers]
+        assert second[workers]
+    # Who asks for all rows in every process has them.
+    assert first["alone"] == second["alone"] == every
+
+
+def test_the_environment_of_torchrun_says_the_rank(features: FeatureSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for rank in range(3):
+        monkeypatch.setenv("RANK", str(rank))
+        monkeypatch.setenv("WORLD_SIZE", "3")
+        found += _rows(features.to_torch(1, "cls", seed=5))
+    assert sorted(found) == [row for row in range(_N_ROWS) if row not in _INVALID]
+
+
+def test_a_rank_that_there_is_not_is_refused(features: FeatureSet) -> None:
+    with pytest.raises(QueryError, match="rank 2 of 2: ranks count from 0"):
+        features.to_torch(1, "cls", rank=(2, 2))
 
 
 @pytest.mark.parametrize("n_workers", [0, 2])
