@@ -5,7 +5,6 @@
 from typing import TYPE_CHECKING
 
 from evaluators.answers import Answer, Question, ask, question
-from evaluators.late_names import names_loaded_late
 from evaluators.parameters import (
     KNN_REVISION,
     LINEAR_REVISION,
@@ -17,6 +16,7 @@ from evaluators.parameters import (
 from evaluators.prune import drop_listed, drop_random, drop_top_variance
 from evaluators.results import ImageScores, ProbeResult, SegmentationScores, VarianceResult
 from evaluators.subject import Subject
+from feature_store.late_names import names_loaded_late
 
 if TYPE_CHECKING:
     from evaluators.knn import evaluate_knn, evaluate_knn_for, predict_knn

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -19,7 +19,10 @@ from feature_store.identity import COMPUTE_DTYPES, TOKEN_KINDS
 from feature_store.manifest import VIEW_FIELDS
 from feature_store.shards import ROWS_PER_CHUNK
 from feature_store.storage import STORAGE_DTYPES
-from pipelines.backbones import Backbone, BackboneRequest
+from pipelines.backbones import BackboneRequest
+
+if TYPE_CHECKING:
+    from pipelines.backbones import Backbone
 
 DEFAULT_BATCH_SIZE = {"cpu": 16, "cuda": 128}
 
@@ -105,7 +108,7 @@ class ExtractionPlan:
 
 
 def feature_set_spec(
-    dataset: StoredDataset, backbone: Backbone, settings: ExtractionSettings, *, attention_kernel: str
+    dataset: StoredDataset, backbone: "Backbone", settings: ExtractionSettings, *, attention_kernel: str
 ) -> FeatureSetSpec:
     """The record of the feature set that these would make.
 
@@ -165,14 +168,14 @@ def resolve_layers(layers: Sequence[int | str], depth: int) -> tuple[int, ...]:
     return tuple(sorted(numbers))
 
 
-def _token_kinds(backbone: Backbone, settings: ExtractionSettings) -> tuple[TokenKind, ...]:
+def _token_kinds(backbone: "Backbone", settings: ExtractionSettings) -> tuple[TokenKind, ...]:
     """Those asked for, in the one order that they have everywhere."""
     if settings.token_kinds is None:
         return ("patches", "cls") if backbone.has_cls else ("patches",)
     return tuple(kind for kind in TOKEN_KINDS if kind in settings.token_kinds)
 
 
-def require_possible(backbone: Backbone, settings: ExtractionSettings) -> None:
+def require_possible(backbone: "Backbone", settings: ExtractionSettings) -> None:
     """Refuse what this model cannot give, before anything is read or written.
 
     Raises:

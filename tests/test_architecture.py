@@ -133,10 +133,11 @@ def require_names_loaded_late(node: ast.If, path: Path) -> None:
     assert isinstance(assigned, ast.Assign), where
     assert ast.unparse(assigned.targets[0]) == "__getattr__", where
     assert isinstance(assigned.value, ast.Call), where
-    called, (package, table) = ast.unparse(assigned.value.func), assigned.value.args
-    assert (called, ast.unparse(package)) == ("names_loaded_late", "__name__"), where
+    called, (of_package, table) = ast.unparse(assigned.value.func), assigned.value.args
+    assert (called, ast.unparse(of_package)) == ("names_loaded_late", "__name__"), where
     late = ast.literal_eval(table)
-    assert seen == {(f"{path.parent.name}.{module}", name) for module, names in late.items() for name in names}, where
+    package = name_of(path.parent).replace("/", ".")
+    assert seen == {(f"{package}.{module}", name) for module, names in late.items() for name in names}, where
 
 
 def test_functions_import_only_what_is_listed_with_a_reason() -> None:

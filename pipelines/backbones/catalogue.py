@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.backbones.formats.evaluation import EVALUATIONS, Evaluation, of_timm
-from pipelines.backbones.formats.form import CLIP_MEAN, CLIP_STD, HALF, IMAGENET_MEAN, IMAGENET_STD
+from pipelines.backbones.normalisation import CLIP_MEAN, CLIP_STD, HALF, IMAGENET_MEAN, IMAGENET_STD
 
 # (letter of the size, patch) -> (width, depth), as the literature has them.
 _SIZES = {"s": (384, 12), "b": (768, 12), "l": (1024, 24), "h": (1280, 32), "g": (1536, 40), "7b": (4096, 40)}

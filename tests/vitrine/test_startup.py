@@ -47,3 +47,8 @@ def test_a_stored_answer_loads_neither_torch_nor_faiss(command: str, tiny_store:
 def test_what_names_nothing_is_refused_before_torch_is_loaded(option: str, tiny_store: Path) -> None:
     code = 1 if option.startswith(("--layer", "--features", "--selection")) else 2
     assert loaded_by("knn", tiny_store, option, code=code) == set()
+
+
+@pytest.mark.parametrize("module", ["pipelines.plan", "pipelines.datasets", "pipelines.backbones.catalogue"])
+def test_plans_manifests_and_the_catalogue_are_read_without_torch(module: str) -> None:
+    assert loaded_after(f"import {module}", *HEAVY) == set()

@@ -2,9 +2,6 @@
 
 from pipelines.backbones.formats import evaluation
 from pipelines.backbones.formats.form import (
-    HALF,
-    IMAGENET_MEAN,
-    IMAGENET_STD,
     KeyFormat,
     Published,
     VitForm,
@@ -12,6 +9,7 @@ from pipelines.backbones.formats.form import (
     size_name,
 )
 from pipelines.backbones.formats.simmim import table_grid
+from pipelines.backbones.normalisation import HALF, IMAGENET_MEAN, IMAGENET_STD
 
 _SHARED = "rel_pos_bias.relative_position_bias_table"
 _OWN = "blocks.0.attn.relative_position_bias_table"

@@ -2,8 +2,6 @@
 
 from pipelines.backbones.formats import evaluation
 from pipelines.backbones.formats.form import (
-    CLIP_MEAN,
-    CLIP_STD,
     KeyFormat,
     Published,
     State,
@@ -13,6 +11,7 @@ from pipelines.backbones.formats.form import (
     size_name,
     square_grid,
 )
+from pipelines.backbones.normalisation import CLIP_MEAN, CLIP_STD
 
 _BLOCK = r"visual\.transformer\.resblocks\.(\d+)\."
 _FIRST = "visual.transformer.resblocks.0."

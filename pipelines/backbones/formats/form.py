@@ -8,13 +8,10 @@ from typing import Any, Literal
 import torch
 
 from pipelines.backbones.formats.evaluation import Evaluation
+from pipelines.backbones.normalisation import IMAGENET_MEAN, IMAGENET_STD
 
 State = dict[str, torch.Tensor]
 Network = Literal["VisionTransformer", "Beit", "Eva", "ScaleMae"]
-
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-HALF = (0.5, 0.5, 0.5)
-CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 # By width; the rest of the published ViTs have 64 features a head, and nothing in a file says otherwise.
 _HEADS = {1152: 16, 1280: 16, 1408: 16, 1664: 16}

@@ -11,11 +11,6 @@ import torch
 from pipelines.backbones.formats import evaluation
 from pipelines.backbones.formats.evaluation import Evaluation
 from pipelines.backbones.formats.form import (
-    CLIP_MEAN,
-    CLIP_STD,
-    HALF,
-    IMAGENET_MEAN,
-    IMAGENET_STD,
     KeyFormat,
     Network,
     Published,
@@ -26,6 +21,7 @@ from pipelines.backbones.formats.form import (
     size_name,
     whole,
 )
+from pipelines.backbones.normalisation import CLIP_MEAN, CLIP_STD, HALF, IMAGENET_MEAN, IMAGENET_STD
 
 PREFIX = "hf-"
 _ACTIVATIONS = {"gelu": None, "quick_gelu": "quick_gelu", "gelu_pytorch_tanh": "gelu_tanh"}
