@@ -72,6 +72,15 @@ def extract(
             "timm's way for timm's names."
         ),
     ] = None,
+    network: Annotated[
+        str | None,
+        typer.Option(
+            "--network",
+            "--prefix",
+            help="Which network of a file that holds several, such as `student` or `model.teacher.backbone`: its name "
+            "or a part of it, as `vitrine models inspect` lists them. By default a running average or a teacher.",
+        ),
+    ] = None,
     layers: Annotated[str, typer.Option(help="Comma-separated block numbers counted from 1, or `last`.")] = "last",
     tokens: Annotated[
         str | None,
@@ -149,6 +158,7 @@ def extract(
         compute_dtype=compute,
         device=device,
         position_embedding=position_embedding,
+        network=network,
     )
     code = extract_dataset(
         opened,

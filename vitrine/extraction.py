@@ -35,6 +35,7 @@ class ModelWords:
         compute_dtype: of the forward pass.
         position_embedding: the rule that resamples it, or None for the model's own.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        network: which network of a file that holds several, or None for the one that authors publish.
     """
 
     model: str
@@ -45,6 +46,7 @@ class ModelWords:
     compute_dtype: str = "float32"
     device: str = "auto"
     position_embedding: str | None = None
+    network: str | None = None
 
 
 def resolve_model(words: ModelWords, dataset: Dataset) -> BackboneRequest:
@@ -70,6 +72,7 @@ def resolve_model(words: ModelWords, dataset: Dataset) -> BackboneRequest:
         compute_dtype=words.compute_dtype,
         device=device_of(words.device),
         position_embedding=words.position_embedding,
+        network=words.network,
     )
 
 

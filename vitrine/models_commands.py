@@ -1,5 +1,6 @@
 """`vitrine models`: which models there are, and what a checkpoint file is."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -75,6 +76,10 @@ def inspect(
         Path,
         typer.Argument(help="A .pth, .pt, .bin or .safetensors file, or a folder of transformers.", show_default=False),
     ],
+    network: Annotated[
+        str | None,
+        typer.Option("--network", "--prefix", help="Which network of the file, by its name or a part of it."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Say which family and size a file or a folder is, and how it will be loaded. Nothing in it is executed.
@@ -91,7 +96,7 @@ def inspect(
     from vitrine import exits
     from vitrine.output import print_json, print_pairs
 
-    report = inspect_checkpoint(file)
+    report = inspect_checkpoint(file, network=network)
     known = of_file(report.path) if report.path.is_file() else None
     title = (known.title if known is not None else None) or report.form.title
     known_as = None if known is None else known.name
@@ -120,7 +125,8 @@ def _pairs(report: "CheckpointReport") -> dict[str, object]:
         "runs as": "timm's VisionTransformer, with positions in metres"
         if form.network == "ScaleMae"
         else f"timm's {form.network}",
-        "wrapped in": " / ".join(report.wrapper) or "nothing",
+        "network taken": _taken(report),
+        "passed over": _counted(report.passed_over),
         "left out": _told(report.left_out),
         "left unread": _told(report.left_unread),
         "missing": _told(report.missing),
@@ -138,6 +144,21 @@ def _short(digest: str | None) -> str | None:
     """The kind of a digest and its first digits."""
     kind, _, digits = (digest or "").partition(":")
     return f"{kind}:{digits[:_DIGITS_SHOWN]}" if digits else None
+
+
+def _taken(report: "CheckpointReport") -> str:
+    """The network that is read, and how to take another."""
+    if len(report.networks) == 1:
+        return "the only one" + ("" if report.network == "." else f", {report.network}")
+    others = ", ".join(name for name in report.networks if name != report.network)
+    return f"{report.network}, of {len(report.networks)}; --network takes another: {others}"
+
+
+def _counted(passed_over: Mapping[str, int]) -> str:
+    """What is not taken, each group with the number of its tensors."""
+    groups = sorted(passed_over.items(), key=lambda group: -group[1])
+    more = f" and {len(groups) - _NAMES_SHOWN} more groups" if len(groups) > _NAMES_SHOWN else ""
+    return ", ".join(f"{name} ({count} tensors)" for name, count in groups[:_NAMES_SHOWN]) + more or "nothing"
 
 
 def _told(names: tuple[str, ...]) -> str:

@@ -10,7 +10,7 @@ import textwrap
 import warnings
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +18,12 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from pipelines.backbones.contents import ROOT, Choice, ContentsError, choose
 from pipelines.backbones.held_file import HeldFile
 from pipelines.backbones.inert_pickle import TensorRecord
 from pipelines.backbones.torch_archives import open_torch_file
 
 _BLOCK_BYTES = 1 << 24
-# Where training code puts the network; of a teacher and its student the teacher is what its authors publish, and of
-# I-JEPA's two encoders `encoder` is what timm and transformers publish.
-_WRAPPERS = ("teacher", "model", "module", "state_dict", "encoder")
-_MAX_WRAPPERS = 4
 _TENSORS = (torch.Tensor, TensorRecord)
 _REASON_CHARACTERS = 160
 # What torch's refusal says of a file that is a pickle at all; other bytes are no checkpoint.
@@ -118,41 +115,40 @@ def file_sha256(path: Path) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """The tensors of a checkpoint file, and what stands around them.
+    """The tensors of one network in a checkpoint file, and what stands around them.
 
     Attributes:
-        tensors: by name, wrappers such as {"model": ...} taken off.
-        wrapper: the names of those wrappers, outermost first; empty for a flat file.
+        tensors: by name, wrappers such as {"model": ...} and prefixes such as `module.` taken off.
+        wrapper: the keys around the network, outermost first; empty for a flat file.
+        prefix: what stood before its names, such as `backbone.`; empty where nothing did.
+        network: the name of the network that was taken, wrapper and prefix with dots between; `.` for the file itself.
+        networks: the names of all networks in the file.
         beside: what else the file holds at its top, such as `optimizer` or `config`.
+        passed_over: how many tensors were not taken, by network or group of names.
         left_unread: dotted names of the pickled objects in it, none of which was made.
     """
 
     tensors: dict[str, torch.Tensor]
     wrapper: tuple[str, ...] = ()
+    prefix: str = ""
+    network: str = ROOT
+    networks: tuple[str, ...] = (ROOT,)
     beside: tuple[str, ...] = ()
+    passed_over: Mapping[str, int] = field(default_factory=dict)
     left_unread: tuple[str, ...] = ()
 
 
-def read_state(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a checkpoint by name, wrappers such as {"model": ...} taken off.
+def read_state(path: Path, *, network: str | None = None) -> dict[str, torch.Tensor]:
+    """The tensors of the network in a checkpoint by name, wrappers and prefixes taken off.
 
     Raises:
         BackboneError: no regular file, not a checkpoint, truncated, with tensors that claim more memory than the file
-            has bytes, or with values that are not finite.
+            has bytes, with values that are not finite, or with several networks and nothing that says which.
     """
-    return read_checkpoint(path).tensors
+    return read_checkpoint(path, network=network).tensors
 
 
-def read_shapes(path: Path) -> dict[str, torch.Tensor]:
-    """As `read_state`, with tensors on the meta device: names and shapes, and no numbers.
-
-    Raises:
-        BackboneError: not a checkpoint, or truncated.
-    """
-    return read_checkpoint(path, device="meta").tensors
-
-
-def read_checkpoint(path: Path, *, device: str = "cpu") -> Checkpoint:
+def read_checkpoint(path: Path, *, device: str = "cpu", network: str | None = None) -> Checkpoint:
     """Read a checkpoint file, and run nothing in it.
 
     What torch's own reader takes with `weights_only=True`, and safetensors, is read by these. Where a file holds other
@@ -162,6 +158,7 @@ def read_checkpoint(path: Path, *, device: str = "cpu") -> Checkpoint:
     Args:
         path: the file.
         device: `cpu`, or `meta` for names and shapes alone.
+        network: the name of the network to take, or a part of it; None for the one that authors publish.
 
     Raises:
         BackboneError: as `read_state`.
@@ -170,17 +167,18 @@ def read_checkpoint(path: Path, *, device: str = "cpu") -> Checkpoint:
     try:
         if device == "cpu":
             _look_for_objects(path)
-        checkpoint = _unwrap(load_tensors(path, device=device), path)
+        choice = _taken(load_tensors(path, device=device), path, network)
+        checkpoint = _checkpoint(choice, dict(choice.network.tensors))
     except _ObjectsInsideError as refused:
-        checkpoint = _read_beside_objects(path, device=device, refused=refused)
+        checkpoint = _read_beside_objects(path, device=device, network=network, refused=refused)
     if device == "cpu":
         for name, tensor in checkpoint.tensors.items():
             _check_tensor(name, tensor, path)
     return checkpoint
 
 
-def read_tensor(path: Path, name: str) -> torch.Tensor | None:
-    """One tensor of a checkpoint, without reading the others; None where there is none of that name.
+def read_tensor(path: Path, name: str, *, network: str | None = None) -> torch.Tensor | None:
+    """One tensor of a network, without reading the others; None where there is none of that name.
 
     Raises:
         BackboneError: not a checkpoint, or truncated.
@@ -189,10 +187,12 @@ def read_tensor(path: Path, name: str) -> torch.Tensor | None:
     try:
         if _is_safetensors(path):
             with safe_open(path, framework="pt") as opened:
-                return opened.get_tensor(name) if name in opened.keys() else None  # noqa: SIM118
+                # The names stand for their tensors, so that the same rule finds the network.
+                stored = _taken({raw: raw for raw in opened.keys()}, path, network, (str,)).network.tensors  # noqa: SIM118
+                return opened.get_tensor(stored[name]) if name in stored else None
         with open_torch_file(path) as file:
-            records: Mapping[str, Any] = _unwrap(file.content, path).tensors
-            return file.read(records[name]) if name in records else None
+            found = _taken(file.content, path, network).network.tensors
+            return file.read(found[name]) if name in found else None
     except BackboneError:
         raise
     except Exception as error:  # hostile bytes make a pickle raise anything
@@ -220,15 +220,14 @@ def _look_for_objects(path: Path) -> None:
         return  # what is wrong beside it is better said by the reader that takes the numbers too
 
 
-def _read_beside_objects(path: Path, *, device: str, refused: BackboneError) -> Checkpoint:
+def _read_beside_objects(path: Path, *, device: str, network: str | None, refused: BackboneError) -> Checkpoint:
     """The tensors of a file that holds other objects, which stay unread."""
     try:
         with open_torch_file(path) as file:
-            found = _unwrap(file.content, path)
+            choice = _taken(file.content, path, network)
             read = file.read if device == "cpu" else _meta
-            records: Mapping[str, Any] = found.tensors
-            tensors = {name: read(record) for name, record in records.items()}
-            return replace(found, tensors=tensors, left_unread=file.left_unread)
+            tensors = {name: read(record) for name, record in choice.network.tensors.items()}
+            return _checkpoint(choice, tensors, file.left_unread)
     except BackboneError as error:
         raise error from refused
     except Exception as error:  # hostile bytes make a pickle raise anything
@@ -334,31 +333,28 @@ def _refuse_compressed(path: Path, what: str) -> None:
             raise BackboneError(f"{what} {path} are a compressed archive; save them with torch.save or safetensors.")
 
 
-def _unwrap(loaded: Any, path: Path) -> Checkpoint:
-    wrapper: list[str] = []
-    beside: list[str] = []
-    # A pickle can hold a mapping that holds itself.
-    while isinstance(loaded, Mapping) and len(wrapper) < _MAX_WRAPPERS:
-        inner = next((name for name in _WRAPPERS if _holds_tensors(loaded.get(name))), None)
-        if inner is None:
-            break
-        beside += [name for name in loaded if isinstance(name, str) and name != inner]
-        wrapper.append(inner)
-        loaded = loaded[inner]
-    if not isinstance(loaded, Mapping):
-        raise BackboneError(f"weights {path} hold a {type(loaded).__name__}, not a mapping of names to tensors.")
-    state: dict[str, Any] = {str(name): value for name, value in loaded.items() if isinstance(value, _TENSORS)}
-    if not state:
-        raise BackboneError(f"weights {path} hold no tensors under their names; a ViT's state dict is needed.")
-    return Checkpoint(tensors=state, wrapper=tuple(wrapper), beside=tuple(sorted(beside)))
+def _taken(content: object, path: Path, network: str | None, tensor_types: tuple[type, ...] = _TENSORS) -> Choice:
+    """The network that is read.
+
+    Raises:
+        BackboneError: there is none, or nothing says which.
+    """
+    try:
+        return choose(content, tensor_types=tensor_types, wanted=network)
+    except ContentsError as error:
+        raise BackboneError(f"weights {path} {error}.") from error
 
 
-def _holds_tensors(value: object) -> bool:
-    """Whether a value is a mapping in which, or in a wrapper of which, there is a tensor."""
-    if not isinstance(value, Mapping):
-        return False
-    return any(isinstance(item, _TENSORS) for item in value.values()) or any(
-        isinstance(value.get(name), Mapping) for name in _WRAPPERS
+def _checkpoint(choice: Choice, tensors: dict[str, torch.Tensor], left_unread: tuple[str, ...] = ()) -> Checkpoint:
+    return Checkpoint(
+        tensors=tensors,
+        wrapper=choice.network.wrapper,
+        prefix=choice.network.prefix,
+        network=choice.network.name,
+        networks=choice.names,
+        beside=choice.beside,
+        passed_over=choice.passed_over,
+        left_unread=left_unread,
     )
 
 

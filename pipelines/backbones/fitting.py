@@ -1,6 +1,7 @@
 """A checkpoint's tensors into a model: converted as timm converts them, and held to fit exactly."""
 
 import sys
+import textwrap
 import warnings
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,8 @@ from typing import Any
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
-from pipelines.backbones.checkpoint import BackboneError, read_shapes, read_state
+from pipelines.backbones.checkpoint import BackboneError, read_checkpoint, read_state
+from pipelines.backbones.formats.nearness import by
 from pipelines.backbones.networks import not_floating
 from pipelines.backbones.positions import RULES, Rule, position_text, resample
 
@@ -17,10 +19,15 @@ _SURPLUS_PREFIXES = ("head.", "head_dist.", "fc_norm.", "decoder_", "mask_token"
 # FlexiViT and RADIO are the two of timm whose position embedding is resampled in other ways than the rest.
 _FLEXIBLE, _RADIO = "flexivit", "radio"
 _AS_STORED = "as stored"
+_REASON_CHARACTERS = 200
+_IMAGE_CHANNELS = 3
+_OF_CLIP = "class_embedding"
 _State = dict[str, torch.Tensor]
 
 
-def load_weights(module: Any, weights: Path, architecture: str, *, rule: str | None = None) -> str:
+def load_weights(
+    module: Any, weights: Path, architecture: str, *, rule: str | None = None, network: str | None = None
+) -> str:
     """Fill a model with a checkpoint.
 
     Args:
@@ -28,6 +35,7 @@ def load_weights(module: Any, weights: Path, architecture: str, *, rule: str | N
         weights: the checkpoint file.
         architecture: timm's name, for errors.
         rule: how the position embedding is resampled, a name in `positions.RULES`; None for timm's own way.
+        network: which network of the file, by its name; None where it holds one.
 
     Returns:
         How the position embedding came to the model's size, as the identity records it.
@@ -35,7 +43,7 @@ def load_weights(module: Any, weights: Path, architecture: str, *, rule: str | N
     Raises:
         BackboneError: the file cannot be read, or lacks a tensor, has another, or one of another shape.
     """
-    state = _without_decoder(read_state(weights))
+    state = _without_decoder(read_state(weights, network=network))
     _require_same_patch(module, state, weights, architecture)
     position_embedding = _resampling(module, state, architecture, rule)
     try:
@@ -44,42 +52,66 @@ def load_weights(module: Any, weights: Path, architecture: str, *, rule: str | N
             converted["pos_embed"] = _resampled(module, state["pos_embed"], RULES[rule])
         wanted = module.state_dict()
         kept = {name: value for name, value in converted.items() if name in wanted}
-        surplus = [n for n in converted if n not in wanted and not n.startswith(_SURPLUS_PREFIXES)]
-        missing = sorted(set(wanted) - set(kept))
-        other_types = not_floating(module, kept)
-        if not (missing or surplus or other_types):
+        problems = _problems(module, converted, wanted)
+        if not problems:
             module.load_state_dict(kept, strict=True)
     except (RuntimeError, KeyError, ValueError, IndexError, AttributeError, TypeError, AssertionError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = textwrap.shorten(" ".join(str(error).split()), _REASON_CHARACTERS, placeholder=" ...")
         raise BackboneError(f"weights {weights} do not fit {architecture!r} ({reason}).") from error
-    if missing or surplus:
-        raise BackboneError(
-            f"weights {weights} do not fit {architecture!r}: {len(missing)} tensors missing {missing[:3]}, "
-            f"{len(surplus)} unexpected {surplus[:3]}. Name the architecture that the file was saved from."
-        )
-    if other_types:
-        raise BackboneError(
-            f"weights {weights} do not fit {architecture!r}: {len(other_types)} tensors whose numbers are of a type "
-            f"that is not supported, not floating: {list(other_types[:3])}; save them in float32, float16 or bfloat16."
-        )
+    if problems:
+        raise BackboneError(f"weights {weights} do not fit {architecture!r}: {problems}")
     return position_embedding
 
 
-def embedding_resampling(module: Any, weights: Path, architecture: str, *, rule: str | None = None) -> str:
+def embedding_resampling(
+    module: Any, weights: Path, architecture: str, *, rule: str | None = None, network: str | None = None
+) -> str:
     """What `load_weights` would return, from the names and shapes in the checkpoint alone.
 
     Args:
         module: from `build_module`; may be on the meta device.
         weights: the checkpoint file.
         architecture: timm's name.
-        rule: see `load_weights`.
+        rule, network: see `load_weights`.
 
     Raises:
         BackboneError: the file is no checkpoint, or its patches have another size.
     """
-    shapes = _without_decoder(read_shapes(weights))
+    shapes = _without_decoder(read_checkpoint(weights, device="meta", network=network).tensors)
     _require_same_patch(module, shapes, weights, architecture)
     return _resampling(module, shapes, architecture, rule)
+
+
+def _problems(module: Any, converted: _State, wanted: _State) -> str:
+    """What keeps tensors from a model, in sentences with the way out; empty where all fit."""
+    missing = sorted(set(wanted) - set(converted))
+    surplus = [n for n in converted if n not in wanted and not n.startswith(_SURPLUS_PREFIXES)]
+    if missing or surplus:
+        return (
+            f"{len(missing)} tensors missing {missing[:3]}, {len(surplus)} unexpected {surplus[:3]}. Name the "
+            "architecture that the file was saved from."
+        )
+    kept = {name: value for name, value in converted.items() if name in wanted}
+    if other_types := not_floating(module, kept):
+        return (
+            f"{len(other_types)} tensors whose numbers are of a type that is not supported, not floating: "
+            f"{list(other_types[:3])}; save them in float32, float16 or bfloat16."
+        )
+    other_shapes = [
+        f"{name} ({by(value.shape)}, the model's {by(wanted[name].shape)})"
+        for name, value in kept.items()
+        if value.shape != wanted[name].shape
+    ]
+    if not other_shapes:
+        return ""
+    return f"{len(other_shapes)} tensors of other shapes {other_shapes[:3]}. {_way_out(converted)}"
+
+
+def _way_out(converted: _State) -> str:
+    embedding = converted.get("patch_embed.proj.weight")
+    if embedding is None or embedding.ndim < len(("out", "in")) or embedding.shape[1] == _IMAGE_CHANNELS:
+        return "Name the architecture that the file was saved from."
+    return f"Images have {_IMAGE_CHANNELS} channels here; a model of {embedding.shape[1]} cannot see them."
 
 
 def _without_decoder(state: _State) -> _State:
@@ -91,6 +123,8 @@ def _without_decoder(state: _State) -> _State:
 
 def _convert(module: Any, state: _State, architecture: str) -> _State:
     """Names and sizes as the model has them, by the conversion that timm registers for the model's family."""
+    if isinstance(module, VisionTransformer) and _OF_CLIP in state:
+        state = {f"visual.{name}": value for name, value in state.items()}  # as timm knows CLIP's towers
     convert = sys.modules[type(module).__module__].__dict__["checkpoint_filter_fn"]
     arguments: dict[str, Any] = {}
     if isinstance(module, VisionTransformer):

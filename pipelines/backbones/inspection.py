@@ -1,5 +1,6 @@
 """What a checkpoint file is, said without loading it."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,18 +23,24 @@ class CheckpointReport:
     Attributes:
         path: the file.
         form: family, size and the network that runs it.
-        wrapper: names around the tensors, outermost first.
+        wrapper: keys around the network, outermost first.
+        network: the name of the network that is taken, wrapper and prefix with dots between; `.` for the file itself.
+        networks: the names of all networks in the file.
+        passed_over: how many tensors are not taken, by network or group of names.
         left_unread: dotted names of pickled objects in the file, none of which is made.
         left_out: names in the file that are no part of the frozen network: heads, decoders, training.
         missing: names that the network needs and the file lacks.
         unexpected: names in the file that nothing is known of.
-        other_shapes: names whose shapes are not the network's.
+        other_shapes: names whose shapes are not the network's, with both shapes.
         other_types: names whose numbers are not floating, as a network's are.
     """
 
     path: Path
     form: VitForm
     wrapper: tuple[str, ...]
+    network: str
+    networks: tuple[str, ...]
+    passed_over: Mapping[str, int]
     left_unread: tuple[str, ...]
     left_out: tuple[str, ...]
     missing: tuple[str, ...]
@@ -55,6 +62,9 @@ class CheckpointReport:
             **form,
             "image_size": list(self.form.image_size),
             "wrapper": list(self.wrapper),
+            "network_taken": self.network,
+            "networks": list(self.networks),
+            "passed_over": dict(self.passed_over),
             "left_unread": list(self.left_unread),
             "left_out": list(self.left_out),
             "missing": list(self.missing),
@@ -65,18 +75,19 @@ class CheckpointReport:
         }
 
 
-def inspect_checkpoint(path: Path, *, family: str | None = None) -> CheckpointReport:
+def inspect_checkpoint(path: Path, *, family: str | None = None, network: str | None = None) -> CheckpointReport:
     """What a checkpoint file is, from its names and shapes.
 
     Args:
         path: a file that torch or safetensors wrote, or a folder of transformers.
         family: the only family to try; None for all.
+        network: which network of the file, by its name or a part of it; None for the one that authors publish.
 
     Raises:
         BackboneError: no checkpoint, truncated, or of no known family.
     """
     path = weights_file(path)
-    checkpoint = read_checkpoint(path, device="meta")
+    checkpoint = read_checkpoint(path, device="meta", network=network)
     key_format, form = recognise(_published(path, checkpoint), file=str(path), family=family)
     module = _network(form, path, n_tensors=len(checkpoint.tensors))
     converted = _converted(checkpoint, path, key_format, form)
@@ -86,6 +97,9 @@ def inspect_checkpoint(path: Path, *, family: str | None = None) -> CheckpointRe
         path=path,
         form=form,
         wrapper=checkpoint.wrapper,
+        network=checkpoint.network,
+        networks=checkpoint.networks,
+        passed_over=checkpoint.passed_over,
         left_unread=checkpoint.left_unread,
         left_out=left_out,
         missing=missing,
@@ -140,10 +154,12 @@ def _published(path: Path, checkpoint: Checkpoint) -> Published:
     """A file as formats see it; of its numbers only the position embedding is looked at."""
     shapes = {name: tuple(tensor.shape) for name, tensor in checkpoint.tensors.items()}
     config, preprocessor = folder_settings(path)
-    embedding = read_tensor(path, "pos_embed") if "pos_embed" in shapes else None
+    embedding = read_tensor(path, "pos_embed", network=checkpoint.network) if "pos_embed" in shapes else None
     return Published(
         shapes=shapes,
         wrapper=checkpoint.wrapper,
+        prefix=checkpoint.prefix,
+        outside=tuple(checkpoint.passed_over),
         beside=checkpoint.beside,
         sincos=embedding is not None and _is_sincos(embedding),
         config=config,

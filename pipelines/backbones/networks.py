@@ -14,6 +14,7 @@ from timm.models.vision_transformer import VisionTransformer
 from pipelines.backbones import relative_bias
 from pipelines.backbones.checkpoint import BackboneError
 from pipelines.backbones.formats import State, VitForm
+from pipelines.backbones.formats.nearness import by
 from pipelines.backbones.ground_distance import DEFAULT_DISTANCE_M, ScaleMaeNetwork
 from pipelines.backbones.positions import RULES, resample
 
@@ -136,12 +137,12 @@ def not_floating(module: Any, state: State) -> tuple[str, ...]:
 
 
 def misfits(module: Any, state: State) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
-    """What keeps tensors from a network, positions apart: names missing, unexpected, and of other shapes."""
+    """What keeps tensors from a network, positions apart: names missing, unexpected, and of other shapes, with both."""
     wanted: dict[str, torch.Tensor] = module.state_dict()
     missing = tuple(name for name in wanted if name not in state)
     unexpected = tuple(name for name in state if name not in wanted and name != _PERIODS)
     other = tuple(
-        name
+        f"{name} ({by(tensor.shape)}, the network's {by(wanted[name].shape)})"
         for name, tensor in state.items()
         if name in wanted and wanted[name].shape != tensor.shape and not name.endswith(("pos_embed", _TABLE))
     )

@@ -72,6 +72,8 @@ def resolve_null(
         raise BackboneError(f"model 'null' is exact and has no {compute_dtype} form; leave --compute out.")
     if options.get("position_embedding"):
         raise BackboneError("model 'null' has no position embedding; leave --position-embedding out.")
+    if options.get("network"):
+        raise BackboneError("model 'null' has no file that holds networks; leave --network out.")
     size = _IMAGE_SIZE if image_size is None else image_size
     if any(side < _PATCH_PX or side % _PATCH_PX for side in size):
         raise BackboneError(

@@ -11,7 +11,7 @@ from jaxtyping import Float32
 from pipelines.backbones.architecture import has_class_token, norm_name, register_count
 from pipelines.backbones.backbone import Tokens
 from pipelines.backbones.catalogue import AUTO, known, of_digest
-from pipelines.backbones.checkpoint import BackboneError, file_sha256, read_checkpoint, resolved
+from pipelines.backbones.checkpoint import BackboneError, file_sha256, read_state, resolved
 from pipelines.backbones.formats import FAMILIES, VitForm
 from pipelines.backbones.held_weights import hold_weights
 from pipelines.backbones.hub_folder import weights_file
@@ -62,7 +62,8 @@ def resolve_published(
     # A digest tells files apart that have the same names and shapes, such as the encoders of MAE and Scale-MAE.
     entry = of_digest(sha256) if model == AUTO else known(model)
     family = None if model == AUTO else model
-    report = inspect_checkpoint(path, family=family if entry is None else entry.family)
+    report = inspect_checkpoint(path, family=family if entry is None else entry.family, network=options.get("network"))
+    options["network"] = report.network if len(report.networks) > 1 else None
     form = report.form
     if entry is not None and (form.width, form.depth, form.patch) != (entry.width, entry.depth, entry.patch):
         raise BackboneError(
@@ -90,7 +91,9 @@ def describe_published(request: BackboneRequest) -> TimmBackbone:
     Raises:
         BackboneError: the file is not what it was.
     """
-    form = _form(request, inspect_checkpoint(Path(request.weights), family=request.architecture))
+    form = _form(
+        request, inspect_checkpoint(Path(request.weights), family=request.architecture, network=request.network)
+    )
     with torch.device("meta"):
         module = build_network(form, request.image_size or form.image_size)
     return _backbone(request, form, module)
@@ -108,10 +111,10 @@ def load_published(request: BackboneRequest, *, attention_kernel: str | None = N
         BackboneError: what stands beside it is not what it was, or it has values that are not finite.
     """
     with hold_weights(Path(request.weights), request.weights_sha256) as path:
-        report = inspect_checkpoint(path, family=request.architecture)
+        report = inspect_checkpoint(path, family=request.architecture, network=request.network)
         require_fit(report)
         form = _form(request, report)
-        state = FAMILIES[form.family].convert(read_checkpoint(path).tensors, form)
+        state = FAMILIES[form.family].convert(read_state(path, network=request.network), form)
     with attention(attention_kernel):
         module = build_network(form, request.image_size or form.image_size)
     fill_network(module, state, form, rule=request.position_embedding)
@@ -147,6 +150,8 @@ def _backbone(request: BackboneRequest, form: VitForm, module: Any) -> TimmBackb
             "family": form.family,
             "arguments": network_arguments(form, image_size),
             "norm": norm_name(module),
+            # Where a file holds several networks, its digest does not say which of them this is.
+            **({} if request.network is None else {"network": request.network}),
         },
         depth=form.depth,
         grid=grid_of(module),

@@ -14,6 +14,7 @@ class RequestOptions(TypedDict, total=False):
     compute_dtype: str
     device: str
     position_embedding: str | None
+    network: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,7 @@ class BackboneRequest:
         compute_dtype: `float32`, `bfloat16` or `float16`.
         position_embedding: the rule that resamples the position embedding; None for the model's own.
         device: `cpu`, `cuda`, `cuda:1` ...
+        network: the name of the network in a file that holds several; None where it holds one, or has none to choose.
     """
 
     model: str
@@ -44,6 +46,7 @@ class BackboneRequest:
     fit: Fit | None = None
     compute_dtype: str = "float32"
     device: str = "cpu"
+    network: str | None = None
     position_embedding: str | None = None
 
     @classmethod

@@ -18,7 +18,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, Remo
 
 from pipelines.backbones.architecture import require_plain_vit
 from pipelines.backbones.catalogue import DEMO, DEMO_SHA256, DEMO_TITLE
-from pipelines.backbones.checkpoint import BackboneError, file_sha256, resolved
+from pipelines.backbones.checkpoint import BackboneError, file_sha256, read_checkpoint, resolved
 from pipelines.backbones.hub_folder import WEIGHT_FILES
 from pipelines.backbones.preprocessing import ImageSize
 from pipelines.backbones.request import BackboneRequest, RequestOptions
@@ -46,6 +46,8 @@ def resolve_timm(
     require_plain_vit(architecture, image_size)
     path = resolved(weights or _hub_weights(model))
     sha256 = file_sha256(path)
+    found = read_checkpoint(path, device="meta", network=options.get("network"))
+    options["network"] = found.network if len(found.networks) > 1 else None
     if model == DEMO and sha256 != DEMO_SHA256:
         title = f"{title} (given weights {sha256[:8]})"
     return BackboneRequest(

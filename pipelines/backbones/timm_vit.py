@@ -98,7 +98,9 @@ def load_timm(request: BackboneRequest, *, attention_kernel: str | None = None) 
     with attention(attention_kernel):
         module = build_module(request.architecture, request.image_size)
     with hold_weights(Path(request.weights), request.weights_sha256) as path:
-        position_embedding = load_weights(module, path, request.architecture, rule=request.position_embedding)
+        position_embedding = load_weights(
+            module, path, request.architecture, rule=request.position_embedding, network=request.network
+        )
     compute_float32_in_full(request.device)
     return _backbone(request, module.to(request.device), position_embedding)
 
@@ -114,7 +116,11 @@ def describe_timm(request: BackboneRequest) -> Backbone:
     with torch.device("meta"):
         module = build_module(request.architecture, request.image_size)
     position_embedding = embedding_resampling(
-        module, Path(request.weights), request.architecture, rule=request.position_embedding
+        module,
+        Path(request.weights),
+        request.architecture,
+        rule=request.position_embedding,
+        network=request.network,
     )
     return _backbone(request, module, position_embedding)
 
@@ -167,6 +173,8 @@ def _backbone(request: BackboneRequest, module: Any, position_embedding: str) ->
             "name": request.architecture,
             "arguments": {"num_classes": 0, "img_size": list(image_size)},
             "norm": norm_name(module),
+            # Where a file holds several networks, its digest does not say which of them this is.
+            **({} if request.network is None else {"network": request.network}),
         },
         depth=len(module.blocks),
         grid=(int(height), int(width)),

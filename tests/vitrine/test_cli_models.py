@@ -120,7 +120,7 @@ def test_inspect_names_what_is_missing_and_unexpected(vitrine: Run, tmp_path: Pa
     ("content", "said"),
     [
         (b"no checkpoint at all", "are not a checkpoint but a text file"),
-        ({"stem.weight": torch.zeros(2)}, r"of no family known here; the nearest is"),
+        ({"stem.weight": torch.zeros(2)}, "of no family known here, and near none"),
     ],
 )
 def test_what_is_no_known_file_is_one_line(vitrine: Run, tmp_path: Path, content: Any, said: str) -> None:

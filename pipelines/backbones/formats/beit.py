@@ -8,7 +8,7 @@ from pipelines.backbones.formats.form import (
     count_blocks,
     size_name,
 )
-from pipelines.backbones.formats.simmim import table_grid
+from pipelines.backbones.formats.simmim import NAMES, table_grid
 from pipelines.backbones.normalisation import HALF, IMAGENET_MEAN, IMAGENET_STD
 
 _SHARED = "rel_pos_bias.relative_position_bias_table"
@@ -53,8 +53,8 @@ def _read(published: Published) -> VitForm | None:
 
 BEIT = KeyFormat(
     family="beit",
-    prefixes=("module.",),
     needs=("cls_token", "patch_embed.proj.weight", "blocks.0.attn.q_bias", "blocks.0.mlp.fc1.weight"),
+    names=NAMES,
     read=_read,
     renames=_RENAMES,
     left_out=_LEFT_OUT,

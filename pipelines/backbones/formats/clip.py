@@ -10,17 +10,18 @@ from pipelines.backbones.formats.form import (
     heads_of,
     size_name,
     square_grid,
+    with_both,
 )
 from pipelines.backbones.normalisation import CLIP_MEAN, CLIP_STD
 
-_BLOCK = r"visual\.transformer\.resblocks\.(\d+)\."
-_FIRST = "visual.transformer.resblocks.0."
+_BLOCK = r"transformer\.resblocks\.(\d+)\."
+_FIRST = "transformer.resblocks.0."
 _RENAMES = (
-    (r"^visual\.class_embedding$", "cls_token"),
-    (r"^visual\.positional_embedding$", "pos_embed"),
-    (r"^visual\.conv1\.", "patch_embed.proj."),
-    (r"^visual\.ln_pre\.", "norm_pre."),
-    (r"^visual\.ln_post\.", "norm."),
+    (r"^class_embedding$", "cls_token"),
+    (r"^positional_embedding$", "pos_embed"),
+    (r"^conv1\.", "patch_embed.proj."),
+    (r"^ln_pre\.", "norm_pre."),
+    (r"^ln_post\.", "norm."),
     (rf"^{_BLOCK}", r"blocks.\1."),
     (r"\.attn\.in_proj_", ".attn.qkv."),
     (r"\.attn\.out_proj\.", ".attn.proj."),
@@ -28,25 +29,18 @@ _RENAMES = (
     (r"\.mlp\.c_fc\.", ".mlp.fc1."),
     (r"\.mlp\.c_proj\.", ".mlp.fc2."),
 )
-_LEFT_OUT = (
-    "visual.proj",
-    "transformer.",
-    "token_embedding.",
-    "positional_embedding",
-    "ln_final.",
-    "text_projection",
-    "logit_",
-    "text.",
-    "input_resolution",
-    "context_length",
-    "vocab_size",
+_NAMES = (
+    *("class_embedding", "positional_embedding", "conv1.weight", *with_both("ln_pre", "ln_post")),
+    *(f"{_FIRST}attn.in_proj_weight", f"{_FIRST}attn.in_proj_bias"),
+    *with_both(*(f"{_FIRST}{part}" for part in ("attn.out_proj", "ln_1", "ln_2", "mlp.c_fc", "mlp.c_proj"))),
 )
+_LEFT_OUT = ("proj",)
 
 
 def _read(published: Published) -> VitForm | None:
     shapes = published.shapes
-    width, patch = shapes["visual.conv1.weight"][0], shapes["visual.conv1.weight"][2]
-    grid = square_grid(shapes["visual.positional_embedding"][0] - 1)
+    width, patch = shapes["conv1.weight"][0], shapes["conv1.weight"][2]
+    grid = square_grid(shapes["positional_embedding"][0] - 1)
     if grid is None:
         return None
     heads, assumed = heads_of(width)
@@ -77,14 +71,14 @@ def _finish(state: State, _form: VitForm) -> State:
 
 CLIP = KeyFormat(
     family="clip",
-    prefixes=("module.",),
     needs=(
-        "visual.class_embedding",
-        "visual.positional_embedding",
-        "visual.conv1.weight",
-        "visual.ln_pre.weight",
+        "class_embedding",
+        "positional_embedding",
+        "conv1.weight",
+        "ln_pre.weight",
         f"{_FIRST}mlp.c_fc.weight",
     ),
+    names=_NAMES,
     read=_read,
     renames=_RENAMES,
     left_out=_LEFT_OUT,

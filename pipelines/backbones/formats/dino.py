@@ -2,14 +2,12 @@
 
 from pipelines.backbones.formats import evaluation
 from pipelines.backbones.formats.form import KeyFormat, Published, VitForm
-from pipelines.backbones.formats.plain import NEEDS, has_head, plain_form
+from pipelines.backbones.formats.plain import NAMES, NEEDS, has_head, plain_form
 
-# `module.` is of data-parallel training, `backbone.` sets the network apart from its head.
-_PREFIXES = ("module.", "backbone.")
 _NEEDS = ("cls_token", *NEEDS)
 _LEFT_OUT = ("head.mlp.", "head.last_layer", "masked_embed")
 _IBOT_LOSS = "ibot_loss"
-_FLAT = 'DINO: an MAE encoder saved without {"model": ...} looks the same, and --model mae loads it so'
+_FLAT = "DINO: an MAE encoder with learned positions looks the same, and --model mae loads it so"
 
 
 def _learned_without_classes(published: Published) -> bool:
@@ -24,12 +22,12 @@ def _is_ibot(published: Published) -> bool:
 
 
 def _is_dino(published: Published) -> bool:
-    wrapped = published.wrapper in {(), ("teacher",)}
-    return wrapped and _learned_without_classes(published) and not _is_ibot(published)
+    """Whatever else has plain names and learned positions: what is asked last takes the files that say nothing."""
+    return _learned_without_classes(published) and not _is_ibot(published)
 
 
 def _read_dino(published: Published) -> VitForm | None:
-    assumed = () if published.wrapper else (_FLAT,)
+    assumed = () if published.wrapper == ("teacher",) else (_FLAT,)
     return plain_form(
         published, family="dino", name="DINO", positions="dino", evaluation=evaluation.DINO, assumed=assumed
     )
@@ -39,5 +37,5 @@ def _read_ibot(published: Published) -> VitForm | None:
     return plain_form(published, family="ibot", name="iBOT", positions="dino", evaluation=evaluation.IBOT)
 
 
-DINO = KeyFormat(family="dino", prefixes=_PREFIXES, needs=_NEEDS, claims=_is_dino, read=_read_dino, left_out=_LEFT_OUT)
-IBOT = KeyFormat(family="ibot", prefixes=_PREFIXES, needs=_NEEDS, claims=_is_ibot, read=_read_ibot, left_out=_LEFT_OUT)
+DINO = KeyFormat(family="dino", needs=_NEEDS, names=NAMES, claims=_is_dino, read=_read_dino, left_out=_LEFT_OUT)
+IBOT = KeyFormat(family="ibot", needs=_NEEDS, names=NAMES, claims=_is_ibot, read=_read_ibot, left_out=_LEFT_OUT)

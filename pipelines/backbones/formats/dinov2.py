@@ -11,8 +11,8 @@ from pipelines.backbones.formats.form import (
     size_name,
     square_grid,
 )
+from pipelines.backbones.formats.plain import NAMES
 
-_PREFIXES = ("module.", "backbone.")
 # Blocks in chunks are of training checkpoints; the mixed names `w12` and `w3` of the giant's.
 _RENAMES = (
     (r"^blocks\.\d+\.(\d+)\.", r"blocks.\1."),
@@ -70,8 +70,8 @@ def _finish(state: State, form: VitForm) -> State:
 
 DINOV2 = KeyFormat(
     family="dinov2",
-    prefixes=_PREFIXES,
     needs=("cls_token", "pos_embed", "patch_embed.proj.weight", "norm.weight"),
+    names=(*NAMES, "blocks.0.ls1.gamma", "blocks.0.ls2.gamma"),
     read=read,
     renames=_RENAMES,
     left_out=_LEFT_OUT,

@@ -2,6 +2,7 @@
 
 from pipelines.backbones.formats import evaluation
 from pipelines.backbones.formats.form import KeyFormat, Published, State, VitForm, count_blocks, heads_of, size_name
+from pipelines.backbones.formats.plain import NAMES
 
 _HEADS = {1280: 20, 4096: 32}
 _RENAMES = (
@@ -14,6 +15,10 @@ _RENAMES = (
     (r"\.mlp\.w3\.", ".mlp.fc2."),
 )
 _LEFT_OUT = ("mask_token", "local_cls_norm.", "head.")
+_NAMES = (
+    *(name for name in NAMES if name != "pos_embed"),
+    *("storage_tokens", "blocks.0.ls1.gamma", "blocks.0.ls2.gamma"),
+)
 _QKV_BIAS = ".attn.qkv.bias"
 
 
@@ -72,8 +77,8 @@ def _finish(state: State, _form: VitForm) -> State:
 
 DINOV3 = KeyFormat(
     family="dinov3",
-    prefixes=("module.", "backbone."),
     needs=("cls_token", "storage_tokens", "patch_embed.proj.weight", "blocks.0.attn.qkv.weight", "norm.weight"),
+    names=_NAMES,
     read=_read,
     renames=_RENAMES,
     left_out=_LEFT_OUT,

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -31,6 +31,8 @@ class Published:
     Attributes:
         shapes: of the tensors, by name, wrappers taken off.
         wrapper: the names of the wrappers, outermost first.
+        prefix: what stood before the network's names, such as `backbone.`; taken off `shapes`.
+        outside: names, or their first parts, of tensors beside the network, such as `decoder` or `model.head`.
         beside: what else stands at the file's top.
         sincos: whether `pos_embed` holds the fixed sine and cosine waves of MAE and its children.
         config, preprocessor: of a folder of transformers, its config.json and preprocessor_config.json.
@@ -38,6 +40,8 @@ class Published:
 
     shapes: Mapping[str, tuple[int, ...]]
     wrapper: tuple[str, ...] = ()
+    prefix: str = ""
+    outside: tuple[str, ...] = ()
     beside: tuple[str, ...] = ()
     sincos: bool = False
     config: Mapping[str, Any] = field(default_factory=dict)
@@ -50,13 +54,6 @@ class Published:
     def has_any(self, *prefixes: str) -> bool:
         """Whether the name of a tensor begins with one of these."""
         return any(name.startswith(prefixes) for name in self.shapes)
-
-    def without(self, *prefixes: str) -> "Published":
-        """The file with these prefixes taken off, one after the other; names without them are kept."""
-        shapes = dict(self.shapes)
-        for prefix in prefixes:
-            shapes = {name.removeprefix(prefix): shape for name, shape in shapes.items()}
-        return replace(self, shapes=shapes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,8 +116,8 @@ class KeyFormat:
 
     Attributes:
         family: its name.
-        prefixes: what stands before all names of the network in some files, outermost first.
-        needs: names that no file in this format lacks, without these prefixes.
+        needs: names that no file in this format lacks; what stands before all names of a network is off already.
+        names: all names of a network of one block, `blocks.0...` for any block, by which files are told to be near.
         claims: whether a file that has them is of this family, where several families use the same names.
         read: the form of such a file, from names and shapes alone; None where the shapes fit no ViT.
         renames: (pattern, replacement) pairs, each tried on every name, that give the names of the network.
@@ -129,22 +126,17 @@ class KeyFormat:
     """
 
     family: str
-    prefixes: tuple[str, ...] = ()
     needs: tuple[str, ...]
+    names: tuple[str, ...] = ()
     claims: Callable[[Published], bool] = lambda _published: True
     read: Callable[[Published], VitForm | None]
     renames: Sequence[tuple[str, str]] = ()
     left_out: tuple[str, ...] = ()
     finish: Callable[[State, VitForm], State] = lambda state, _form: state
 
-    def bare(self, published: Published) -> Published:
-        """A file with the prefixes taken off."""
-        return published.without(*self.prefixes)
-
     def lacks(self, published: Published) -> tuple[str, ...]:
         """Which of the names that it needs a file does not have."""
-        bare = self.bare(published)
-        return tuple(name for name in self.needs if name not in bare.shapes)
+        return tuple(name for name in self.needs if name not in published.shapes)
 
     def recognise(self, published: Published, *, named: bool = False) -> VitForm | None:
         """The form of a file in this format, or None where it is in another.
@@ -153,10 +145,9 @@ class KeyFormat:
             published: the file.
             named: the user says that it is of this family, so that names that others use too are enough.
         """
-        bare = self.bare(published)
-        if self.lacks(published) or not (named or self.claims(bare)):
+        if self.lacks(published) or not (named or self.claims(published)):
             return None
-        return self.read(bare)
+        return self.read(published)
 
     def convert(self, state: State, form: VitForm) -> State:
         """A file's tensors under the names of the network; names that mean nothing to it are kept as they are."""
@@ -169,11 +160,14 @@ class KeyFormat:
 
     def renamed(self, name: str) -> str:
         """The network's name of a tensor."""
-        for prefix in self.prefixes:
-            name = name.removeprefix(prefix)
         for pattern, replacement in self.renames:
             name = re.sub(pattern, replacement, name)
         return name
+
+
+def with_both(*modules: str) -> tuple[str, ...]:
+    """The names of the weight and the bias of each module."""
+    return tuple(f"{module}.{part}" for module in modules for part in ("weight", "bias"))
 
 
 def count_blocks(published: Published, pattern: str = r"blocks\.(\d+)\.") -> int:

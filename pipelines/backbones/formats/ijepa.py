@@ -2,7 +2,7 @@
 
 from pipelines.backbones.formats import evaluation
 from pipelines.backbones.formats.form import KeyFormat, Published, VitForm
-from pipelines.backbones.formats.plain import NEEDS, has_head, plain_form
+from pipelines.backbones.formats.plain import NAMES, NEEDS, has_head, plain_form
 
 
 def _claims(published: Published) -> bool:
@@ -22,4 +22,6 @@ def _read(published: Published) -> VitForm | None:
     )
 
 
-IJEPA = KeyFormat(family="ijepa", prefixes=("module.",), needs=NEEDS, claims=_claims, read=_read)
+IJEPA = KeyFormat(
+    family="ijepa", needs=NEEDS, names=tuple(name for name in NAMES if name != "cls_token"), claims=_claims, read=_read
+)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from pipelines.backbones.formats import evaluation
 from pipelines.backbones.formats.form import KeyFormat, Published, VitForm, count_blocks
-from pipelines.backbones.formats.plain import NEEDS, has_head, plain_form
+from pipelines.backbones.formats.plain import NAMES, NEEDS, has_head, plain_form
 
 _DECODER = "decoder_"
 # Parts of Scale-MAE's decoder, which otherwise has MAE's names.
@@ -45,8 +45,8 @@ def decoder_of(published: Published) -> dict[str, int] | None:
 
 MAE = KeyFormat(
     family="mae",
-    prefixes=("module.",),
     needs=("cls_token", *NEEDS),
+    names=NAMES,
     claims=claims,
     read=read,
     left_out=(_DECODER, "mask_token"),

@@ -3,7 +3,15 @@
 from typing import Any
 
 from pipelines.backbones.formats.evaluation import Evaluation
-from pipelines.backbones.formats.form import Published, VitForm, count_blocks, heads_of, size_name, square_grid
+from pipelines.backbones.formats.form import (
+    Published,
+    VitForm,
+    count_blocks,
+    heads_of,
+    size_name,
+    square_grid,
+    with_both,
+)
 
 _BLOCK = (
     "norm1.weight",
@@ -15,6 +23,8 @@ _BLOCK = (
     "mlp.fc2.weight",
 )
 NEEDS = ("pos_embed", "patch_embed.proj.weight", *(f"blocks.0.{part}" for part in _BLOCK))
+BLOCK = with_both(*(f"blocks.0.{part}" for part in ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")))
+NAMES = ("cls_token", "pos_embed", *with_both("patch_embed.proj", "norm"), *BLOCK)
 _PATCH_DIMENSIONS = 4
 
 

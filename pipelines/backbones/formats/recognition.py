@@ -11,6 +11,7 @@ from pipelines.backbones.formats.dinov3 import DINOV3
 from pipelines.backbones.formats.form import KeyFormat, Published, UnsupportedFormError, VitForm
 from pipelines.backbones.formats.ijepa import IJEPA
 from pipelines.backbones.formats.mae import MAE
+from pipelines.backbones.formats.nearness import Nearness, nearest_format
 from pipelines.backbones.formats.plain import NEEDS as PLAIN_NAMES
 from pipelines.backbones.formats.plain import has_head
 from pipelines.backbones.formats.scale_mae import SCALE_MAE
@@ -35,6 +36,8 @@ FORMATS: Sequence[KeyFormat] = (
 )
 FAMILIES = {key_format.family: key_format for key_format in FORMATS}
 _NAMES_TOLD = 3
+# Below this a file is no ViT that is known here, and a family's name would mislead.
+_LEAST_LIKE = 0.25
 # Part of the names of every ViT of transformers, and of none elsewhere.
 _EMBEDDING_OF_TRANSFORMERS = ".patch_embedding"
 
@@ -65,14 +68,34 @@ def recognise(published: Published, *, file: str, family: str | None = None) -> 
             f"weights {file} classify under timm's names, which do not say how images are normalised; give timm's name "
             "with --model, such as vit_base_patch16_224.augreg_in21k or deit_base_patch16_224.fb_in1k."
         )
-    named = [form for form in FORMATS if form.needs] if family is None else [FAMILIES[family]]
-    nearest = min(named, key=lambda form: len(form.lacks(published)))
-    lacking = nearest.lacks(published)
-    reason = f"lacks {_told(lacking)}" if lacking else "has the names, but others or other shapes beside"
-    what = "of no family known here; the nearest is" if family is None else "not of the family"
+    tried = [form for form in FORMATS if form.names] if family is None else [FAMILIES[family]]
+    refusal = _refusal(nearest_format(published, tried), published, family)
     raise BackboneError(
-        f"weights {file} are {what} {nearest.family!r}, for which it {reason}. `vitrine models` lists the families; "
-        "for another ViT give timm's name with --model."
+        f"weights {file} are {refusal} `vitrine models` lists the families; for another ViT give timm's name with "
+        "--model."
+    )
+
+
+def _refusal(nearest: Nearness, published: Published, family: str | None) -> str:
+    """Of which family a file is not, and which of its tensors say so."""
+    if family is None and nearest.score < _LEAST_LIKE:
+        return f"of no family known here, and near none: their names are {_told(list(published.shapes))}."
+    what = "of no family known here; the nearest is" if family is None else "not of the family"
+    parts = [
+        f"{verb} {_told(names)}"
+        for verb, names in (
+            ("lacks", nearest.lacking),
+            ("does not know", nearest.unknown),
+            ("has other shapes in", nearest.other_shapes),
+        )
+        if names
+    ]
+    reason = ", ".join(parts) or "has the names, but others or other shapes beside"
+    if not nearest.lacking and nearest.unknown and not nearest.other_shapes:
+        reason = f"has the names, but others beside: {_told(nearest.unknown)}"
+    return (
+        f"{what} {nearest.family!r}, for which it {reason} ({nearest.explained} of {len(published.shapes)} tensors are "
+        "as there)."
     )
 
 

@@ -3,7 +3,7 @@
 from pipelines.backbones.formats import evaluation
 from pipelines.backbones.formats.form import KeyFormat, Published, VitForm
 from pipelines.backbones.formats.mae import decoder_of
-from pipelines.backbones.formats.plain import NEEDS, plain_form
+from pipelines.backbones.formats.plain import NAMES, NEEDS, plain_form
 
 # The decoder has MAE's names, and beside it a pyramid and convolutions for low and high frequencies.
 _OWN = ("fpn.", "fcn", "mask_token_decoder")
@@ -30,6 +30,7 @@ def _read(published: Published) -> VitForm | None:
 SCALE_MAE = KeyFormat(
     family="scale-mae",
     needs=("cls_token", *NEEDS),
+    names=NAMES,
     claims=_claims,
     read=_read,
     # What is stored as positions is what training began with; they are computed anew for every image.

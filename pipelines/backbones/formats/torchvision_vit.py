@@ -9,6 +9,7 @@ from pipelines.backbones.formats.form import (
     heads_of,
     size_name,
     square_grid,
+    with_both,
 )
 
 _BLOCK = r"encoder\.layers\.encoder_layer_(\d+)\."
@@ -30,6 +31,14 @@ _FIRST = "encoder.layers.encoder_layer_0."
 _SIDE, _HUGE, _LARGE = 224, (1280, 14), (1024, 16)
 # Of which SWAG has weights that only a linear classifier was trained on, at 224 pixels.
 _OF_SWAG = (_LARGE, (768, 16))
+_NAMES = (
+    "class_token",
+    "encoder.pos_embedding",
+    *with_both("conv_proj", "encoder.ln"),
+    f"{_FIRST}self_attention.in_proj_weight",
+    f"{_FIRST}self_attention.in_proj_bias",
+    *with_both(*(f"{_FIRST}{part}" for part in ("ln_1", "ln_2", "self_attention.out_proj", "mlp.0", "mlp.3"))),
+)
 
 
 def read(published: Published) -> VitForm | None:
@@ -71,6 +80,7 @@ def _evaluation(width: int, patch: int, side: int) -> tuple[evaluation.Evaluatio
 TORCHVISION = KeyFormat(
     family="torchvision",
     needs=("class_token", "conv_proj.weight", "encoder.pos_embedding", f"{_FIRST}ln_1.weight", "encoder.ln.weight"),
+    names=_NAMES,
     read=read,
     renames=_RENAMES,
     left_out=("heads.",),

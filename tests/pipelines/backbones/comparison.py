@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from pipelines.backbones import load_backbone, resolve_backbone
-from pipelines.backbones.checkpoint import read_checkpoint
+from pipelines.backbones.checkpoint import read_state
 from pipelines.backbones.formats import FAMILIES
 from pipelines.backbones.hub_folder import weights_file
 from pipelines.backbones.inspection import inspect_checkpoint
@@ -38,7 +38,7 @@ def double_tokens(
         module = build_network(form, size).double()
     finally:
         torch.set_default_dtype(torch.float32)
-    fill_network(module, FAMILIES[form.family].convert(read_checkpoint(weights_file(path)).tensors, form), form)
+    fill_network(module, FAMILIES[form.family].convert(read_state(weights_file(path)), form), form)
     return replace(backbone, module=module).tokens_of(inputs, layers, ground_sample_distance_m=distances_m)
 
 
