@@ -18,8 +18,9 @@ from PIL import Image
 
 from feature_store.errors import StorageError
 from pipelines.backbones.preprocessing import Preprocessing
+from pipelines.image_files import ReasonCode, UnreadableImageError, read_image_bytes
 from pipelines.meter import Meter
-from pipelines.views import ReasonCode, UnreadableImageError, cut_view, decode_image, fit_view, read_image_bytes
+from pipelines.views import cut_view, decode_image, fit_view
 
 BATCHES_AHEAD = 2
 _ATTEMPTS = 3

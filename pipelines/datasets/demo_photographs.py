@@ -15,7 +15,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from feature_store.errors import ManifestError
-from pipelines.views import UnreadableImageError, decode_image, read_image_bytes
+from pipelines.image_files import UnreadableImageError, read_image_bytes
+from pipelines.views import decode_image
 
 Split = Literal["train", "test"]
 SPLITS: tuple[Split, ...] = ("train", "test")

@@ -15,7 +15,9 @@ from PIL import ImageFile
 
 from feature_store.errors import ManifestError
 from feature_store.manifest import DatasetSpec
-from pipelines.views import UnreadableImageError, decoding, open_image_file, open_image_header, resize_target, tile_box
+from pipelines.image_files import UnreadableImageError, open_image_file
+from pipelines.image_formats import decoding, open_image_header
+from pipelines.views import resize_target, tile_box
 
 Mask: TypeAlias = UInt8[np.ndarray, "height width"] | UInt16[np.ndarray, "height width"]
 ViewMask: TypeAlias = UInt8[np.ndarray, "view_height view_width"] | UInt16[np.ndarray, "view_height view_width"]

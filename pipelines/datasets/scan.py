@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Literal
 
 from feature_store.errors import ManifestError
-from pipelines.views import ReasonCode, UnreadableImageError, open_image_file, oriented_size
+from pipelines.image_files import ReasonCode, UnreadableImageError, open_image_file
+from pipelines.image_formats import oriented_size
 
 IMAGE_SUFFIXES = (
-    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pbm", ".pnm",
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pbm",
+    ".pnm",
 )  # fmt: skip
 SPLITS = {
     "train": "train", "training": "train",

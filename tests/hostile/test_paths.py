@@ -14,7 +14,7 @@ from feature_store.manifest import check_relative_uri
 from feature_store.objects import LocalRoot
 from feature_store.records import read_record, write_record
 from feature_store.results import read_result, write_result
-from pipelines.views import UnreadableImageError, read_image_bytes
+from pipelines.image_files import UnreadableImageError, read_image_bytes
 from tests.feature_store.samples import fill_store, make_selection
 from tests.hostile.watching import watching
 

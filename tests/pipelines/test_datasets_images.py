@@ -14,7 +14,8 @@ from PIL import Image
 from feature_store.errors import ManifestError
 from feature_store.manifest import check_manifest, view_id, views_digest
 from pipelines.datasets import Dataset, DatasetOptions, open_dataset
-from pipelines.views import MAX_IMAGE_BYTES, cut_view, decode_image
+from pipelines.image_files import MAX_IMAGE_BYTES
+from pipelines.views import cut_view, decode_image
 
 RANDOM = np.random.default_rng(1)
 

@@ -20,7 +20,7 @@ from PIL import Image
 
 from feature_store import Receipt, Shard, TokenKind, create_feature_set, open_store
 from feature_store.reader import FeatureSet
-from pipelines import extract, prefetch, views
+from pipelines import extract, image_files, prefetch
 from pipelines.backbones import BackboneRequest, resolve_backbone
 from pipelines.backbones.backbone import Tokens
 from pipelines.backbones.checkpoint import read_state
@@ -226,16 +226,16 @@ class FailingReads:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, failures: int, code: int) -> None:
         self.left, self.calls, self.code = failures, 0, code
-        self._read = views.read_image_bytes
+        self._read = image_files.read_image_bytes
         monkeypatch.setattr(prefetch, "read_image_bytes", self)
         monkeypatch.setattr(prefetch, "_RETRY_DELAY_S", 0.001)
 
-    def __call__(self, root: Path, uri: str) -> bytes:
+    def __call__(self, root: Path, uri: str, *rules: Any) -> bytes:
         self.calls += 1
         if self.left > 0:
             self.left -= 1
             raise OSError(self.code, os.strerror(self.code), uri)
-        return self._read(root, uri)
+        return self._read(root, uri, *rules)
 
 
 def test_a_read_that_fails_for_a_moment_is_tried_again(prepare: Prepare, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -282,9 +282,9 @@ def test_a_stop_ends_the_shard_without_a_receipt(prepare: Prepare) -> None:
 
 
 def counting(monkeypatch: pytest.MonkeyPatch, name: str) -> list[str]:
-    """The calls of a function of `views` that prefetching makes, as they come."""
+    """The calls of a function that prefetching makes, as they come."""
     calls: list[str] = []
-    function = getattr(views, name)
+    function = getattr(prefetch, name)
 
     def call(*arguments: Any, **options: Any) -> Any:
         calls.append(name)
