@@ -15,7 +15,6 @@ from feature_store.compression import (
     read_codecs,
     write_parameters,
 )
-from feature_store.errors import StoreError
 from feature_store.identity import FeatureSetSpec, TokenKind
 from feature_store.layout import feature_set_folder, feature_set_name
 from feature_store.reader import FeatureSet
@@ -79,11 +78,7 @@ def find_compressed(
     fitted_rows_sha256: str,
 ) -> FeatureSet | None:
     """The feature set, perhaps unfinished, that was made so of `source`; its codecs need no second fit."""
-    for name in FeatureStore(source.root).names():
-        try:
-            features = FeatureSet(source.root, name)
-        except StoreError:
-            continue
+    for features in FeatureStore(source.root).readable()[0]:
         identity, compression = features.spec.identity, features.spec.identity.compression
         if (
             compression is not None
@@ -137,7 +132,8 @@ def _encode(
         if spec.identity.storage_dtype != INT8:
             finite &= np.isfinite(stored).reshape(shard.n_rows, -1).all(axis=1)
         tokens[layer, kind] = stored
-    reasons = {entry.row: entry.reason for entry in source.invalid_rows if shard.start <= entry.row < shard.stop}
+    # Both are cut into the same shards.
+    reasons = {entry.row: entry.reason for entry in source.receipts[shard.index].invalid}
     for place in np.flatnonzero(~finite).tolist():
         reasons[shard.start + place] = _NON_FINITE
         for stored in tokens.values():

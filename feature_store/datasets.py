@@ -119,8 +119,13 @@ def _standing(root: ObjectRoot, wanted: StoredDataset) -> StoredDataset | None:
         found = read_dataset(root, wanted.folder)
     except (StoreNotFoundError, CorruptError):
         return None  # never finished, or damaged: written again
-    whole = all(root.size_bytes(f"{found.folder}/{part.path}") == part.size_bytes for part in found.objects)
-    return found if whole and replace(found, objects=()) == wanted else None
+    return found if replace(found, objects=()) == wanted and is_whole(root, found) else None
+
+
+def is_whole(root: ObjectRoot, dataset: StoredDataset) -> bool:
+    """Whether every object of a dataset stands there in the size that its record states."""
+    sizes = root.sizes([dataset.folder])
+    return all(sizes.get(f"{dataset.folder}/{part.path}") == part.size_bytes for part in dataset.objects)
 
 
 def _write(root: ObjectRoot, dataset: StoredDataset, table: pa.Table, packer: MaskPacker) -> StoredDataset:

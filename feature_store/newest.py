@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from feature_store.identity import FeatureSetSpec, Identity
 from feature_store.layout import dataset_of
 
-# The times of runs by feature set, as `runs.latest_runs` gives them; asked for only where they decide.
+# The times of runs by feature set, as `RunHistory.latest` gives them; asked for only where they decide.
 RunTimes = Callable[[], Mapping[str, str]]
 
 

@@ -9,9 +9,10 @@ import os
 import re
 import stat
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import google_crc32c
 import numpy as np
@@ -34,6 +35,8 @@ _QUERY = re.compile(r"[?#].*$")
 _FILE, _FOLDER = "file", "folder"
 # What file systems allow; a name of the store's own is far shorter.
 _MAX_NAME_BYTES, _MAX_PATH_CHARACTERS = 255, 2048
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
 
 def local_folder(path: str) -> Path:
@@ -103,6 +106,18 @@ class ObjectRoot:
         they may, so whoever needs one winner reads and compares.
         """
         raise NotImplementedError
+
+    def side_by_side(self, action: Callable[[_Item], _Result], items: Sequence[_Item]) -> Sequence[_Result]:
+        """`action` of each item, in order: for requests that do not depend on one another.
+
+        Behind a URL many are under way at a time, since each is mostly waiting; a disk answers at once. An action
+        should be one request or a few, with small answers.
+        """
+        return [action(item) for item in items]
+
+    def sizes(self, folders: Sequence[str]) -> dict[str, int]:
+        """The size in bytes of every object under these folders, by path: one listing a folder, whatever it holds."""
+        return dict(chain.from_iterable(self.side_by_side(lambda folder: list(self.walk(folder)), folders)))
 
     def sweep_partials(self, folder: str, *, recursive: bool = True) -> int:
         """Remove what killed writers left under `folder`, and say how many; a live writer's file is left alone."""
@@ -276,16 +291,19 @@ class LocalRoot(ObjectRoot):
 
     def walk(self, folder: str) -> Iterator[tuple[str, int]]:
         """See `ObjectRoot.walk`; links are not followed."""
-        found = []
-        for parent, _, names in os.walk(self.local_path(folder)):
-            for name in names:
-                place = Path(parent, name)
-                try:
-                    status = place.lstat()
-                except FileNotFoundError:
-                    continue  # a writer beside has just given it its name
-                if stat.S_ISREG(status.st_mode):
-                    found.append((place.relative_to(self._root).as_posix(), status.st_size))
+        found: list[tuple[str, int]] = []
+        waiting = [(str(self.local_path(folder)), folder.strip("/"))]
+        while waiting:
+            place, path = waiting.pop()
+            # A folder or a file may be gone by now: a writer beside has just given it its name.
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(place) as entries:
+                for entry in entries:
+                    below = f"{path}/{entry.name}" if path else entry.name
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append((entry.path, below))
+                    elif entry.is_file(follow_symlinks=False):
+                        with contextlib.suppress(FileNotFoundError):
+                            found.append((below, entry.stat(follow_symlinks=False).st_size))
         yield from sorted(found)
 
     def strays(self, folder: str) -> Iterator[tuple[str, str]]:

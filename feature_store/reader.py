@@ -24,7 +24,7 @@ from feature_store.receipts_index import read_index
 from feature_store.shards import Shard, missing_shards, shards_of
 from feature_store.storage import INT8
 from feature_store.token_reader import RowNumbers, Rows, StatedChecksums, TokenReader, missing_object
-from feature_store.writer import committed_receipts, read_spec
+from feature_store.writer import committed_receipts, read_spec, standing_shards
 
 # A checksum is of a whole object. Rows picked out of a larger one would wait for bytes that nobody asked for.
 _CHECKED_PER_READ = 8
@@ -87,6 +87,12 @@ class FeatureSet(RowQueries):
         """
         indexed = read_index(self.root, self.folder, self.spec)
         return committed_receipts(self.root, self.folder, self.spec) if indexed is None else indexed
+
+    @cached_property
+    def standing(self) -> tuple[Shard, ...]:
+        """The committed shards by listings alone, however many there are; receipts that were changed count here."""
+        stated = read_index(self.root, self.folder, self.spec)
+        return self.shards if stated is not None else standing_shards(self.root, self.folder, self.spec)
 
     @cached_property
     def shards(self) -> tuple[Shard, ...]:

@@ -1,8 +1,8 @@
 """What all receipts of a finished feature set say, in one file, so that opening it reads one file and not thousands.
 
 The index is written after the last receipt and dropped before any shard is written again, so it stands only beside a
-whole feature set. Receipts stay the truth: an index that is absent, damaged or of another shape is passed over, a
-resumed extraction never looks at it, and `contradiction` says where the two differ.
+whole feature set. Receipts stay the truth: an index that is absent, damaged or of another shape is passed over, where
+a receipt or an object is missing or of another size receipts are read, and `contradiction` says where the two differ.
 """
 
 from collections.abc import Mapping
@@ -65,13 +65,20 @@ def read_index(root: ObjectRoot, folder: str, spec: FeatureSetSpec) -> dict[int,
     The folder of receipts is listed, and not one of them read: where a name is missing, receipts decide and not the
     index.
     """
-    try:
-        receipts = _parsed(root, folder, spec)
-    except (StoreNotFoundError, CorruptError):
+    receipts = stated_receipts(root, folder, spec)
+    if receipts is None:
         return None
     names = set(root.list(receipts_folder(folder)))
     shards = shards_of(spec.n_rows, spec.rows_per_shard)
     return receipts if all(f"{shard.name}.json" in names for shard in shards) else None
+
+
+def stated_receipts(root: ObjectRoot, folder: str, spec: FeatureSetSpec) -> dict[int, Receipt] | None:
+    """The receipts by shard index as a sound index states them, or None; whether they stand there is not asked."""
+    try:
+        return _parsed(root, folder, spec)
+    except (StoreNotFoundError, CorruptError):
+        return None
 
 
 def contradiction(

@@ -6,6 +6,7 @@ function of its name, so it is simply put again. Calls are retried here and nowh
 
 import contextlib
 import os
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from http import HTTPStatus
 from pathlib import Path
@@ -24,8 +25,13 @@ from feature_store.remote_calls import Caller, answer_of
 PIECE_BYTES = 8 << 20
 # On S3 objects from twice this size come in parts.
 PART_BYTES = 64 << 20
+# Small requests that are under way at a time. The client has as many connections, see `roots`.
+SIDE_BY_SIDE = 32
 _BEYOND_END = "InvalidRange"
+_Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
+# Set in the threads of `side_by_side`: what asks for more threads there would multiply them.
+_one_of_many = threading.local()
 # A forked process must not drop its parent's clients: they would try to say goodbye through the parent's sockets.
 _inherited: list[Any] = []
 
@@ -135,6 +141,20 @@ class RemoteRoot(ObjectRoot):
     def read_ranges(self, path: str, spans: Sequence[tuple[int, int]]) -> Iterator[bytes]:
         """See `ObjectRoot.read_ranges`; a few requests are under way at any time."""
         return read_ahead(lambda span: self.read_range(path, *span), spans)
+
+    def side_by_side(self, action: Callable[[_Item], _Result], items: Sequence[_Item]) -> Sequence[_Result]:
+        """See `ObjectRoot.side_by_side`; within an action further ones come one after another."""
+        if len(items) <= 1 or getattr(_one_of_many, "is_one", False):
+            return [action(item) for item in items]
+
+        def one(item: _Item) -> _Result:
+            _one_of_many.is_one = True
+            try:
+                return action(item)
+            finally:
+                _one_of_many.is_one = False
+
+        return list(read_ahead(one, items, in_flight=SIDE_BY_SIDE))
 
     def size_bytes(self, path: str) -> int | None:
         """See `ObjectRoot.size_bytes`."""

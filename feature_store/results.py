@@ -38,13 +38,20 @@ def read_result(root: ObjectRoot, evaluator: str, key: Mapping[str, Any]) -> dic
 
 def all_results(root: ObjectRoot) -> list[tuple[str, dict[str, Any]]]:
     """Every readable result as (evaluator, {"key", "result", "digest"}), by evaluator and digest."""
-    found = []
-    for evaluator in root.list(layout.RESULTS):
-        for name in root.list(f"{layout.RESULTS}/{evaluator}"):
-            record = _read(root, f"{layout.RESULTS}/{evaluator}/{name}") if name.endswith(".json") else None
-            if record is not None:
-                found.append((evaluator, {**record, "digest": name.removesuffix(".json")}))
-    return found
+    evaluators = root.list(layout.RESULTS)
+    listings = root.side_by_side(lambda evaluator: root.list(f"{layout.RESULTS}/{evaluator}"), evaluators)
+    places = [
+        (evaluator, name)
+        for evaluator, names in zip(evaluators, listings, strict=True)
+        for name in names
+        if name.endswith(".json")
+    ]
+    records = root.side_by_side(lambda place: _read(root, f"{layout.RESULTS}/{place[0]}/{place[1]}"), places)
+    return [
+        (evaluator, {**record, "digest": name.removesuffix(".json")})
+        for (evaluator, name), record in zip(places, records, strict=True)
+        if record is not None
+    ]
 
 
 def _read(root: ObjectRoot, path: str) -> dict[str, Any] | None:

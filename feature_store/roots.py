@@ -6,7 +6,7 @@ import fsspec
 
 from feature_store.errors import StoreError
 from feature_store.objects import LocalRoot, ObjectRoot, local_folder, redact
-from feature_store.remote_objects import RemoteRoot
+from feature_store.remote_objects import SIDE_BY_SIDE, RemoteRoot
 
 _S3_PROTOCOLS = {"s3", "s3a"}
 
@@ -52,5 +52,9 @@ def _s3_options(url: str, protocol: str, path: str) -> dict[str, Any]:
         raise StoreError(f"{url!r} names no bucket; write s3://BUCKET/PATH.")
     configured: dict[str, Any] = fsspec.config.conf.get(protocol, {})
     # One attempt a call: `remote_calls` tries again. Listings are never remembered: other processes write too.
-    config = {**configured.get("config_kwargs", {}), "retries": {"total_max_attempts": 1}}
+    config = {
+        "max_pool_connections": SIDE_BY_SIDE,
+        **configured.get("config_kwargs", {}),
+        "retries": {"total_max_attempts": 1},
+    }
     return {"config_kwargs": config, "use_listings_cache": False}

@@ -8,7 +8,7 @@ from feature_store.newest import differ_by_age_alone, newest_first
 from feature_store.objects import ObjectRoot
 from feature_store.reader import FeatureSet
 from feature_store.roots import open_root
-from feature_store.runs import latest_runs
+from feature_store.runs import RunHistory
 from feature_store.writer import check_store, read_spec
 
 # What follows the @ of a name that means the newest of several.
@@ -42,18 +42,50 @@ class FeatureStore:
 
     def names(self) -> list[str]:
         """The feature sets, as `dataset-views8/model-digest8`, sorted."""
-        return [
-            f"{dataset}/{model}"
-            for dataset in self.root.list(layout.FEATURES)
-            for model in self.root.list(f"{layout.FEATURES}/{dataset}")
-            if self._has_record(f"{layout.FEATURES}/{dataset}/{model}")
-        ]
+        return self._with_record(self._listed())
 
-    def _has_record(self, folder: str) -> bool:
+    def _listed(self, dataset: str = "") -> list[str]:
+        """What stands where feature sets do, with or without a record.
+
+        Args:
+            dataset: with or without the digits of its views; empty for all.
+        """
+        folders = [each for each in self.root.list(layout.FEATURES) if not dataset or _is_dataset(each, dataset)]
+        models = self.root.side_by_side(lambda each: self.root.list(f"{layout.FEATURES}/{each}"), folders)
+        return [f"{each}/{model}" for each, names in zip(folders, models, strict=True) for model in names]
+
+    def _with_record(self, names: list[str]) -> list[str]:
+        there = self.root.side_by_side(self._has_record, names)
+        return [name for name, is_there in zip(names, there, strict=True) if is_there]
+
+    def _has_record(self, name: str) -> bool:
         try:
-            return self.root.exists(f"{folder}/{layout.FEATURE_SET_FILE}")
+            return self.root.exists(f"{layout.FEATURES}/{name}/{layout.FEATURE_SET_FILE}")
         except CorruptError:
             return False  # a link that leads out of the store: for `verify` to name, and in nobody else's way
+
+    def readable(self, *, partial: bool = False) -> tuple[list[FeatureSet], dict[str, CorruptError]]:
+        """Every feature set, each record read once, side by side.
+
+        Args:
+            partial: as for `features`.
+
+        Returns:
+            The feature sets by name, and by name what is wrong with each of which the record cannot be read.
+        """
+        opened = self.root.side_by_side(lambda name: self._opened(name, partial=partial), self._listed())
+        found = [each for each in opened if isinstance(each, FeatureSet)]
+        return found, {each[0]: each[1] for each in opened if isinstance(each, tuple)}
+
+    def _opened(self, name: str, *, partial: bool) -> FeatureSet | tuple[str, CorruptError] | None:
+        """A feature set, its name with what is wrong with it, or None where none stands there."""
+        try:
+            return FeatureSet(self.root, name, partial=partial)
+        except StoreNotFoundError:
+            return None
+        except CorruptError as error:
+            # A link that leads out of the store is no feature set, see `names`.
+            return (name, error) if self._has_record(name) else None
 
     def features(self, name: str | None = None, *, partial: bool = False) -> FeatureSet:
         """One feature set.
@@ -96,15 +128,16 @@ class FeatureStore:
             StoreNotFoundError: none fits.
             StoreError: several fit that differ in more than their age; the error lists them, newest first.
         """
-        names = self.names()
         wanted, at, which = (f"@{LATEST}" if name is None and newest else name or "").partition("@")
-        exact = [full for full in names if full == wanted]
+        listed = self._listed(wanted.rpartition("/")[0])
+        exact = [full for full in listed if full == wanted]
         # Nothing before the @ leaves every feature set; an empty name fits none.
-        fitting = exact or [full for full in names if (at and not wanted) or _fits(full, wanted)]
+        fitting = exact or [full for full in listed if (at and not wanted) or _fits(full, wanted)]
+        fitting = self._with_record(fitting)
         if at and which != LATEST:
             fitting = _of_digest(fitting, which)
         if not fitting:
-            there = ", ".join(names) or "none yet"
+            there = ", ".join(self.names()) or "none yet"
             asked = "no feature set" if name is None else f"no feature set fits {name!r}"
             raise StoreNotFoundError(f"{asked} in {self.url} (there: {there}). `vitrine extract` makes one.")
         if len(fitting) == 1:
@@ -118,32 +151,37 @@ class FeatureStore:
     def _newest(self, names: list[str]) -> tuple[str, tuple[str, ...]] | None:
         """The newest of several that is complete, and the others; None where they differ in more than their age."""
         try:
-            specs = {name: read_spec(self.root, f"{layout.FEATURES}/{name}") for name in names}
+            read = self.root.side_by_side(lambda name: read_spec(self.root, f"{layout.FEATURES}/{name}"), names)
         except StoreError:
             return None  # of one that cannot be read nobody knows what it is
+        specs = dict(zip(names, read, strict=True))
         if not differ_by_age_alone(specs):
             return None
-        ordered = newest_first(specs, lambda: latest_runs(self.root))
+        ordered = newest_first(specs, lambda: RunHistory(self.root).latest(names))
         complete = (name for name in ordered if FeatureSet(self.root, name).complete)
         chosen = next(complete, ordered[0])
         return chosen, tuple(name for name in ordered if name != chosen)
 
     def _by_age(self, names: list[str]) -> list[str]:
         """The names, newest first and marked; those of which no run tells come last."""
-        runs = latest_runs(self.root)
+        runs = RunHistory(self.root).latest(names)
         known = sorted((name for name in names if name in runs), key=lambda name: runs[name], reverse=True)
         return [f"{name} (newest)" for name in known[:1]] + known[1:] + [name for name in names if name not in runs]
+
+
+def _is_dataset(folder: str, name: str) -> bool:
+    """Whether `name` is the dataset of a folder of `features`, with or without the digits of its views."""
+    return name in {folder, folder.rpartition("-")[0]}
 
 
 def _fits(full: str, name: str) -> bool:
     """Whether `name` is the dataset, or [dataset/](model or first digits of a digest), of the feature set `full`."""
     dataset, model = full.split("/")
-    dataset_names = {dataset, dataset.rpartition("-")[0]}
     wanted_dataset, _, wanted_model = name.rpartition("/")
     model_name, _, digest = model.rpartition("-")
-    dataset_fits = not wanted_dataset or wanted_dataset in dataset_names
+    dataset_fits = not wanted_dataset or _is_dataset(dataset, wanted_dataset)
     digest_fits = re.fullmatch(r"[0-9a-f]{4,64}", wanted_model) is not None and _begins(digest, wanted_model)
-    return name in dataset_names or (dataset_fits and (wanted_model in {model, model_name} or digest_fits))
+    return _is_dataset(dataset, name) or (dataset_fits and (wanted_model in {model, model_name} or digest_fits))
 
 
 def _of_digest(names: list[str], digits: str) -> list[str]:

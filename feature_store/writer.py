@@ -22,7 +22,7 @@ from feature_store.errors import CorruptError, ShardError, StoreError, StoreNotF
 from feature_store.identity import FeatureSetSpec, TokenKind, require_same
 from feature_store.objects import ObjectRoot, crc32c
 from feature_store.receipts import InvalidRow, Receipt, StoredObject
-from feature_store.receipts_index import drop_index, write_index
+from feature_store.receipts_index import drop_index, stated_receipts, write_index
 from feature_store.records import Fields, parse_record, read_record, record_bytes, write_record
 from feature_store.roots import open_root
 from feature_store.shard_format import encode_shard
@@ -163,9 +163,13 @@ def check_feature_set(root: ObjectRoot, dataset: str, spec: FeatureSetSpec) -> s
 
 def _write_array_metadata(root: ObjectRoot, folder: str, spec: FeatureSetSpec) -> None:
     """Idempotent: a run killed before this was done is helped by the next, and a damaged file is made good."""
-    for path, content in zarr_metadata_files(folder, spec).items():
+
+    def make_good(file: tuple[str, bytes]) -> None:
+        path, content = file
         if not _says(root, path, content):
             root.put(path, [content])
+
+    root.side_by_side(make_good, list(zarr_metadata_files(folder, spec).items()))
 
 
 def zarr_metadata_files(folder: str, spec: FeatureSetSpec) -> dict[str, bytes]:
@@ -286,22 +290,55 @@ def committed_receipts(root: ObjectRoot, folder: str, spec: FeatureSetSpec) -> d
     """The valid receipts of a feature set by shard index.
 
     A receipt counts when it can be read, is of its shard's rows, and its objects stand there in the sizes it states.
-    Anything else is left out, so that the shard is computed again.
+    Anything else is left out, so that the shard is computed again. Sizes come out of one listing for each array. Of a
+    finished feature set the index says what the receipts say; a receipt is read all the same where it has not the size
+    of what the index says of it.
     """
-    found = {}
-    names = set(root.list(layout.receipts_folder(folder)))
-    for shard in shards_of(spec.n_rows, spec.rows_per_shard):
-        if f"{shard.name}.json" not in names:
-            continue
-        path = layout.receipt(folder, shard)
-        try:
-            receipt = Receipt.from_json(read_record(root, path), name=path)
-        except (CorruptError, StoreNotFoundError):
-            continue
-        stand = all(root.size_bytes(f"{folder}/{stored.path}") == stored.size_bytes for stored in receipt.objects)
-        if stand and states_shard(receipt, folder, spec, shard):
-            found[shard.index] = receipt
-    return found
+    sizes = _stored_sizes(root, folder, spec)
+    standing = _standing(sizes, folder, spec)
+    whole = len(standing) == len(shards_of(spec.n_rows, spec.rows_per_shard))
+    found = (stated_receipts(root, folder, spec) if whole else None) or {}
+    found = {
+        index: receipt
+        for index, receipt in found.items()
+        if sizes[layout.receipt(folder, standing[index])] == len(record_bytes(receipt.to_json()))
+    }
+    unread = [shard for shard in standing.values() if shard.index not in found]
+    receipts = root.side_by_side(lambda shard: _read_receipt(root, folder, spec, shard), unread)
+    found |= {receipt.shard: receipt for receipt in receipts if receipt is not None}
+    return dict(sorted(found.items()))
+
+
+def standing_shards(root: ObjectRoot, folder: str, spec: FeatureSetSpec) -> tuple[Shard, ...]:
+    """The shards that have a receipt, and objects in the sizes that the feature set declares, by listings alone.
+
+    No receipt is read, so one that was changed counts here, and does not in `committed_receipts`.
+    """
+    return tuple(_standing(_stored_sizes(root, folder, spec), folder, spec).values())
+
+
+def _stored_sizes(root: ObjectRoot, folder: str, spec: FeatureSetSpec) -> dict[str, int]:
+    return root.sizes([layout.receipts_folder(folder), *(array for array, _ in all_arrays(folder, spec))])
+
+
+def _standing(sizes: Mapping[str, int], folder: str, spec: FeatureSetSpec) -> dict[int, Shard]:
+    """See `standing_shards`; by shard index, ascending."""
+    return {
+        shard.index: shard
+        for shard in shards_of(spec.n_rows, spec.rows_per_shard)
+        if layout.receipt(folder, shard) in sizes
+        and all(sizes.get(path) == size_bytes for path, size_bytes in shard_objects(folder, spec, shard).items())
+    }
+
+
+def _read_receipt(root: ObjectRoot, folder: str, spec: FeatureSetSpec, shard: Shard) -> Receipt | None:
+    """The receipt of a shard, where it can be read and states that shard."""
+    path = layout.receipt(folder, shard)
+    try:
+        receipt = Receipt.from_json(read_record(root, path), name=path)
+    except (CorruptError, StoreNotFoundError):
+        return None
+    return receipt if states_shard(receipt, folder, spec, shard) else None
 
 
 def states_shard(receipt: Receipt, folder: str, spec: FeatureSetSpec, shard: Shard) -> bool:

@@ -1,7 +1,9 @@
 """The environment of a run: what could change last bits of a feature without changing the identity."""
 
 import platform
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
+from typing import Any
 
 import PIL
 import torch
@@ -32,9 +34,9 @@ def current_environment(device: str) -> dict[str, str]:
     }
 
 
-def environment_difference(root: ObjectRoot, feature_set: str, environment: dict[str, str]) -> str | None:
+def environment_difference(made_in: Sequence[Mapping[str, Any]], environment: Mapping[str, str]) -> str | None:
     """What differs between an environment and those that made a feature set so far, with both values; or None."""
-    for earlier in earlier_environments(root, feature_set):
+    for earlier in made_in:
         differing = [name for name in _COMPARED if earlier.get(name) != environment[name]]
         if differing:
             return "; ".join(f"{n}: begun with {earlier.get(n)!r}, now {environment[n]!r}" for n in differing)
@@ -47,7 +49,7 @@ def require_same_environment(root: ObjectRoot, feature_set: str, environment: di
     Raises:
         MixedEnvironmentError: names every field that differs, with both values.
     """
-    difference = environment_difference(root, feature_set, environment)
+    difference = environment_difference(earlier_environments(root, feature_set), environment)
     if difference is not None:
         raise MixedEnvironmentError(
             f"{feature_set} was begun in another environment ({difference}), and rows could differ in their last bits. "

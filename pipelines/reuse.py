@@ -6,7 +6,7 @@ only its new views. Batch size and kernel must be the same too, because on some 
 """
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,8 +19,7 @@ from feature_store import FeatureSet, Shard, StoredDataset, StoreError, TokenKin
 from feature_store.identity import FeatureSetSpec
 from feature_store.objects import ObjectRoot
 from feature_store.roots import open_root
-from feature_store.runs import earlier_environments
-from feature_store.store import FeatureStore
+from feature_store.runs import RunHistory
 from pipelines.environment import environment_difference
 from pipelines.prefetch import with_retries
 
@@ -73,7 +72,7 @@ class RowMap:
 
 
 def find_sources(
-    root: ObjectRoot,
+    others: Sequence[FeatureSet],
     manifest: pa.Table,
     spec: FeatureSetSpec,
     missing: Sequence[Shard],
@@ -83,7 +82,7 @@ def find_sources(
     """The feature sets of the store that have rows of the missing shards, and how much is left to compute.
 
     Args:
-        root: the store.
+        others: the feature sets of the store.
         manifest: of the new feature set's dataset.
         spec: of the new feature set.
         missing: the shards to commit.
@@ -95,8 +94,10 @@ def find_sources(
     """
     allowed: list[tuple[FeatureSet, str | None]] = []
     refused: list[tuple[FeatureSet, str | None]] = []
-    for features in _candidates(root, spec):
-        difference = None if environment is None else _difference(root, features, environment)
+    candidates = _candidates(others, spec)
+    history = RunHistory(candidates[0].root) if candidates and environment is not None else None
+    for features in candidates:
+        difference = None if history is None else _difference(history, features, environment or {})
         (allowed if difference is None else refused).append((features, difference))
     ranked = [*allowed, *refused]
     if not ranked:
@@ -110,20 +111,22 @@ def find_sources(
     return sources, tuple(rows.n_computed(shard, n_sources=len(allowed)) for shard in missing)
 
 
-def _difference(root: ObjectRoot, features: FeatureSet, environment: dict[str, str]) -> str | None:
-    if not earlier_environments(root, features.folder):
-        return "no run says where it was made"
-    return environment_difference(root, features.folder, environment)
+def _difference(history: RunHistory, features: FeatureSet, environment: dict[str, str]) -> str | None:
+    made_in = history.environments(features.folder)
+    return environment_difference(made_in, environment) if made_in else "no run says where it was made"
 
 
-def _candidates(root: ObjectRoot, spec: FeatureSetSpec) -> Iterator[FeatureSet]:
-    for name in FeatureStore(root).names():
-        try:
-            features = FeatureSet(root, name)
-            if features.digest != spec.identity.digest and _fits(features.spec, spec) and features.valid.any():
-                yield features
-        except StoreError:
-            continue  # what cannot be read holds nothing that could be used here
+def _candidates(others: Sequence[FeatureSet], spec: FeatureSetSpec) -> list[FeatureSet]:
+    fitting = [each for each in others if each.digest != spec.identity.digest and _fits(each.spec, spec)]
+    has_rows = fitting[0].root.side_by_side(_has_rows, fitting) if fitting else []
+    return [features for features, there in zip(fitting, has_rows, strict=True) if there]
+
+
+def _has_rows(features: FeatureSet) -> bool:
+    try:
+        return bool(features.valid.any())
+    except StoreError:
+        return False  # what cannot be read holds nothing that could be used here
 
 
 def _fits(theirs: FeatureSetSpec, ours: FeatureSetSpec) -> bool:
@@ -163,6 +166,8 @@ def _map_rows(manifest: pa.Table, sources: Sequence[FeatureSet]) -> RowMap:
     keys = _keys(manifest)
     for number, features in enumerate(sources):
         wanted, valid = np.flatnonzero(source == _COMPUTED), np.flatnonzero(features.valid)
+        if not wanted.size:
+            break
         try:
             theirs = _keys(_key_columns(features.root, features.dataset)).take(pa.array(valid))
         except StoreError:

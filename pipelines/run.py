@@ -38,7 +38,7 @@ from feature_store.layout import (
 from feature_store.objects import ObjectRoot
 from feature_store.receipts_index import write_index
 from feature_store.records import write_record
-from feature_store.runs import earlier_environments, new_run_id
+from feature_store.runs import PLAN_FILE, RUN_FILE, RunHistory, id_for_run
 from feature_store.shards import missing_shards, shards_of
 from feature_store.store import FeatureStore
 from feature_store.writer import committed_receipts, look_at_store, read_spec
@@ -170,14 +170,15 @@ def prepare_extraction(
     missing = missing_shards(shards_of(spec.n_rows, spec.rows_per_shard), receipts)
     if not dry_run:
         _settle(root, stored.spec.name, folder, spec, receipts)
-    done_as = _complete_superset(root, spec)
+    others = FeatureStore(root).readable()[0] if missing else []
+    done_as = _complete_superset(others, spec) if missing else feature_set_name(folder)
     environment = None if allow_mixed_environment else current_environment(request.device)
     sources: tuple[Source, ...] = ()
     computed = tuple(shard.n_rows for shard in missing)
     if missing and not done_as:
         if receipts and environment is not None:
             require_same_environment(root, folder, environment)
-        sources, computed = find_sources(root, dataset.table, spec, missing, environment=environment)
+        sources, computed = find_sources(others, dataset.table, spec, missing, environment=environment)
     plan = ExtractionPlan(
         store=store,
         folder=folder,
@@ -253,17 +254,16 @@ def prepare_rerun(plan: ExtractionPlan, *, store: str) -> Prepared:
     )
 
 
-def _complete_superset(root: ObjectRoot, spec: FeatureSetSpec) -> str | None:
+def _complete_superset(others: Sequence[FeatureSet], spec: FeatureSetSpec) -> str | None:
     """A complete feature set of the same computation that already has every array asked for."""
-    for name in FeatureStore(root).names():
+    for features in others:
         # A feature set that cannot be read is another's trouble, and holds nothing that could be used here.
         with contextlib.suppress(StoreError):
-            features = FeatureSet(root, name)
-            if not _holds_all(features.spec.identity, spec.identity) or not features.complete:
+            if not _holds_all(features.spec.identity, spec.identity):
                 continue
-            # The index says so; before nothing is computed, each of its objects is looked at.
-            if len(committed_receipts(root, features.folder, features.spec)) == len(features.shards):
-                return name
+            # Before nothing is computed, each of its objects is looked for.
+            if len(committed_receipts(features.root, features.folder, features.spec)) == len(features.shards):
+                return features.name
     return None
 
 
@@ -301,10 +301,10 @@ def run_extraction(
         create_feature_set(root, prepared.dataset, plan.spec)
         root.sweep_partials(plan.folder)
         record = _run_record(prepared, engine, workers)
-        run_id = new_run_id()
-        write_record(root, run_file(run_id, "run.json"), record)
+        run_id = id_for_run(record)
+        write_record(root, run_file(run_id, RUN_FILE), record)
         # Without what a URL may say of its user: whoever reruns it names the store again.
-        write_record(root, run_file(run_id, "plan.json"), json.loads(replace(plan, store=root.url).to_json()))
+        write_record(root, run_file(run_id, PLAN_FILE), json.loads(replace(plan, store=root.url).to_json()))
         with stopping_on_signals() as stop:
             failures = engine(plan, prepared.missing, folder, workers)
             outcome = _outcome(prepared, failures, folder, start=start, interrupted=stop.number)
@@ -313,7 +313,7 @@ def run_extraction(
 
 
 def _run_record(prepared: Prepared, engine: Engine, workers: int) -> dict[str, Any]:
-    plan = prepared.plan
+    plan, history = prepared.plan, RunHistory(prepared.root)
     return {
         "feature_set": plan.folder,
         "digest": plan.spec.identity.digest,
@@ -323,8 +323,7 @@ def _run_record(prepared: Prepared, engine: Engine, workers: int) -> dict[str, A
         "threads": plan.threads,
         "shards": len(prepared.missing),
         "reused_from": [
-            {"feature_set": name, "environments": earlier_environments(prepared.root, f"{FEATURES}/{name}")}
-            for name in plan.sources
+            {"feature_set": name, "environments": history.environments(f"{FEATURES}/{name}")} for name in plan.sources
         ],
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }
@@ -376,6 +375,6 @@ def _write_times(root: ObjectRoot, run_id: str, record: dict[str, Any], outcome:
         for index, wall_s, split in count.shards
     ]
     finished = {"finished": datetime.now(UTC).isoformat(timespec="seconds"), "outcome": outcome.to_json()}
-    write_record(root, run_file(run_id, "run.json"), {**record, **finished})
+    write_record(root, run_file(run_id, RUN_FILE), {**record, **finished})
     times = sorted(shards, key=lambda entry: entry["shard"])
     write_record(root, run_file(run_id, "times.json"), {"shards": times})

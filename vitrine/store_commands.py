@@ -15,20 +15,19 @@ def ls(store: Store, json: Json = False) -> None:
     \b
     vitrine ls features
     """
-    from feature_store import CorruptError, open_store
-    from feature_store.runs import latest_runs, run_time
+    from feature_store import open_store
+    from feature_store.runs import RunHistory, run_time
     from vitrine.output import console, counted, print_json, print_table, size
 
     opened = open_store(store)
-    extracted = {name: run_time(run_id) for name, run_id in latest_runs(opened.root).items()}
-    sets, broken = [], {}
-    for name in opened.names():
-        try:
-            sets.append(opened.features(name, partial=True))
-        except CorruptError as error:
-            broken[name] = str(error)
+    sets, broken = opened.readable(partial=True)
+    latest = RunHistory(opened.root).latest([features.name for features in sets])
+    extracted = {name: run_time(run_id) for name, run_id in latest.items()}
+    opened.root.side_by_side(lambda features: features.standing, sets)
     if json:
-        print_json({"store": opened.url, "feature_sets": [_listed(each, extracted) for each in sets], "broken": broken})
+        listed = [_listed(each, extracted) for each in sets]
+        texts = {name: str(error) for name, error in broken.items()}
+        print_json({"store": opened.url, "feature_sets": listed, "broken": texts})
         return
     rows = [
         (
@@ -37,8 +36,8 @@ def ls(store: Store, json: Json = False) -> None:
             features.spec.n_rows,
             ",".join(map(str, features.spec.identity.layers)),
             ",".join(features.spec.identity.token_kinds),
-            f"{len(features.receipts)}/{len(features.shards)}",
-            size(features.stored_bytes),
+            f"{len(features.standing)}/{len(features.shards)}",
+            size(_standing_bytes(features)),
             f"{time:%Y-%m-%d %H:%M}" if (time := extracted.get(features.name)) else None,
         )
         for features in sets
@@ -54,10 +53,20 @@ def ls(store: Store, json: Json = False) -> None:
 
 def _listed(features: Any, extracted: "Mapping[str, datetime | None]") -> dict[str, Any]:
     time = extracted.get(features.name)
-    return {**_summary(features), "extracted": None if time is None else time.isoformat()}
+    return {
+        **_summary(features, n_committed=len(features.standing), stored_bytes=_standing_bytes(features)),
+        "extracted": None if time is None else time.isoformat(),
+    }
 
 
-def _summary(features: Any) -> dict[str, Any]:
+def _standing_bytes(features: Any) -> int:
+    """Bytes of the token rows that stand there."""
+    from feature_store.arrays import row_bytes
+
+    return int(row_bytes(features.spec) * sum(shard.n_rows for shard in features.standing))
+
+
+def _summary(features: Any, *, n_committed: int, stored_bytes: int) -> dict[str, Any]:
     spec = features.spec
     return {
         "name": features.name,
@@ -68,9 +77,9 @@ def _summary(features: Any) -> dict[str, Any]:
         "layers": list(spec.identity.layers),
         "token_kinds": list(spec.identity.token_kinds),
         "shards": len(features.shards),
-        "committed": len(features.receipts),
-        "complete": features.complete,
-        "stored_bytes": features.stored_bytes,
+        "committed": n_committed,
+        "complete": n_committed == len(features.shards),
+        "stored_bytes": stored_bytes,
     }
 
 
@@ -87,7 +96,7 @@ def show(store: Store, features: Features = None, json: Json = False) -> None:
     found = open_features(store, features, partial=True)
     environments = earlier_environments(found.root, found.folder)
     record = {
-        **_summary(found),
+        **_summary(found, n_committed=len(found.receipts), stored_bytes=found.stored_bytes),
         "identity": found.spec.identity.to_json(),
         "computation": found.spec.identity.computation,
         "batch_size": found.spec.batch_size,

@@ -6,7 +6,7 @@ from typing import Any
 
 from feature_store import layout
 from feature_store.compression import parameter_objects, read_codecs
-from feature_store.datasets import RECORD_FILE, StoredDataset, put_in_force, read_dataset
+from feature_store.datasets import RECORD_FILE, StoredDataset, is_whole, put_in_force, read_dataset
 from feature_store.errors import CorruptError, StoreError, StoreNotFoundError
 from feature_store.intact import object_crc32c
 from feature_store.objects import ObjectRoot, crc32c
@@ -171,11 +171,8 @@ def _stands(target: ObjectRoot, dataset: StoredDataset) -> bool:
         found = read_dataset(target, dataset.folder)
     except (StoreNotFoundError, CorruptError):
         return False
-    whole = all(target.size_bytes(f"{found.folder}/{part.path}") == part.size_bytes for part in found.objects)
-    return whole and (found.views_digest, found.annotations_digest) == (
-        dataset.views_digest,
-        dataset.annotations_digest,
-    )
+    same = (found.views_digest, found.annotations_digest) == (dataset.views_digest, dataset.annotations_digest)
+    return same and is_whole(target, found)
 
 
 def _copy_feature_set(copy: _Copy, features: FeatureSet) -> None:

@@ -3,6 +3,7 @@
 from feature_store import layout
 from feature_store.errors import StoreError
 from feature_store.results import result_digest
+from feature_store.runs import RUN_FILE, is_id_of_run
 from feature_store.selections import read_selection
 from feature_store.upkeep.inspection import Inspection
 from feature_store.writer import check_store
@@ -61,8 +62,13 @@ def check_runs(inspection: Inspection) -> None:
     """Every record of a run."""
     remedy = "`vitrine repair` moves it aside; nothing but the history of runs depends on it."
     for path in inspection.under(layout.RUNS):
-        if len(path.split("/")) == 3 and path.endswith(".json"):
-            inspection.record(path, remedy)
+        parts = path.split("/")
+        if len(parts) != 3 or not path.endswith(".json"):
+            continue
+        content = inspection.record(path, remedy)
+        if content is not None and parts[2] == RUN_FILE and not is_id_of_run(parts[1], content):
+            text = f"{path} is the record of a run that its folder's name does not tell. {remedy}"
+            inspection.problem(path, "record", text)
 
 
 def check_aside(inspection: Inspection) -> None:

@@ -12,7 +12,7 @@ from feature_store.errors import CorruptError, StoreError, StoreNotFoundError
 from feature_store.objects import ObjectRoot
 from feature_store.reader import FeatureSet
 from feature_store.records import record_bytes
-from feature_store.runs import new_run_id, planned_spec
+from feature_store.runs import RunHistory, new_run_id, planned_spec
 from feature_store.shards import missing_shards
 from feature_store.store import FeatureStore
 from feature_store.upkeep.findings import Finding, ReadProgress
@@ -133,9 +133,10 @@ def _out_of_the_way(root: ObjectRoot, path: str) -> str:
 def _remake(root: ObjectRoot) -> Iterator[str]:
     if root.put_new(layout.STORE_FILE, record_bytes(STORE_RECORD)):
         yield layout.STORE_FILE
+    history = RunHistory(root)
     for folder in _feature_folders(root):
         with contextlib.suppress(CorruptError):  # a link in the way, which the next round moves aside
-            yield from _remake_feature_set(root, folder)
+            yield from _remake_feature_set(root, folder, history)
     for name in root.list(layout.DATASETS):
         with contextlib.suppress(CorruptError):
             yield from _remake_pointers(root, f"{layout.DATASETS}/{name}")
@@ -150,12 +151,12 @@ def _feature_folders(root: ObjectRoot) -> list[str]:
     ]
 
 
-def _remake_feature_set(root: ObjectRoot, folder: str) -> Iterator[str]:
+def _remake_feature_set(root: ObjectRoot, folder: str, history: RunHistory) -> Iterator[str]:
     """The `zarr.json` files, and the record where the plan of a run tells it."""
     try:
         spec = FeatureSet(root, layout.feature_set_name(folder)).spec
     except StoreNotFoundError:
-        planned = planned_spec(root, folder) if any(root.walk(folder)) else None
+        planned = planned_spec(history, folder) if any(root.walk(folder)) else None
         if planned is None:
             return
         spec = planned

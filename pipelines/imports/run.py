@@ -30,7 +30,7 @@ from feature_store.layout import feature_set_folder, feature_set_name, run_file
 from feature_store.manifest import views_digest
 from feature_store.objects import ObjectRoot, crc32c
 from feature_store.records import write_record
-from feature_store.runs import new_run_id
+from feature_store.runs import RUN_FILE, id_for_run
 from feature_store.shards import ROWS_PER_CHUNK
 from feature_store.space import free_bytes, require_free
 from feature_store.storage import STORAGE_DTYPES
@@ -261,10 +261,10 @@ def _commit(work: _Work, progress: Progress | None) -> ImportOutcome:
     root.sweep_partials(folder)
     receipts = committed_receipts(root, folder, spec)
     missing = missing_shards(shards, receipts)
-    run_id = new_run_id()
     record = _run_record(folder, spec, work.vectors.layout, len(missing))
+    run_id = id_for_run(record)
     if missing:
-        write_record(root, run_file(run_id, "run.json"), record)
+        write_record(root, run_file(run_id, RUN_FILE), record)
     committed = 0
     for shard in missing:
         if stop_requested.is_set():
@@ -277,7 +277,7 @@ def _commit(work: _Work, progress: Progress | None) -> ImportOutcome:
     outcome = _outcome(work, committed=committed, already=len(receipts))
     if missing:
         finished = {"finished": datetime.now(UTC).isoformat(timespec="seconds"), "outcome": outcome.to_json()}
-        write_record(root, run_file(run_id, "run.json"), {**record, **finished})
+        write_record(root, run_file(run_id, RUN_FILE), {**record, **finished})
     return outcome
 
 

@@ -11,6 +11,7 @@ import pytest
 from feature_store import FeatureStore, create_store
 from feature_store.records import write_record
 from feature_store.roots import open_root
+from feature_store.runs import id_for_run
 from tests.feature_store.samples import files_of
 from vitrine.output import counted, print_table
 
@@ -185,7 +186,7 @@ def test_several_that_fit_are_listed_newest_first(vitrine: Run, store: Path) -> 
     folder = store / "features" / listed["name"]
     shutil.copytree(folder, folder.with_name("zoo-00000000"))
     newer = {"feature_set": f"{folder.relative_to(store).parent}/zoo-00000000"}
-    write_record(open_root(str(store)), "runs/29990101T000000-abcdef/run.json", newer)
+    write_record(open_root(str(store)), f"runs/{id_for_run(newer, begun='29990101T000000-abcdef')}/run.json", newer)
     for command, way_out in (
         (("knn", store), "name one with --features"),
         (("rm", store, "tiny"), "write the full name"),

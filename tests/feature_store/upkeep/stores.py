@@ -8,6 +8,7 @@ from feature_store.durable_files import Buffer
 from feature_store.objects import LocalRoot, ObjectRoot
 from feature_store.records import write_record
 from feature_store.results import write_result
+from feature_store.runs import id_for_run
 from tests.feature_store.samples import fill_store, make_selection
 
 
@@ -17,7 +18,8 @@ def make_whole(url: str) -> ObjectRoot:
     write_selection(found.root, make_selection())
     key = {"k": 1, "feature_set": found.digest, "annotations": found.dataset.annotations_digest}
     write_result(found.root, "knn", key, {"miou": 0.5})
-    write_record(found.root, "runs/20260101T000000-abcdef/run.json", {"feature_set": found.folder})
+    run = {"feature_set": found.folder}
+    write_record(found.root, f"runs/{id_for_run(run, begun='20260101T000000-abcdef')}/run.json", run)
     return found.root
 
 

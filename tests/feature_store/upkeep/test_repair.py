@@ -9,6 +9,7 @@ import pytest
 from feature_store import FeatureStore, StoreError, create_store
 from feature_store.records import write_record
 from feature_store.roots import open_root
+from feature_store.runs import id_for_run
 from feature_store.upkeep import repair_store, verify_store
 from tests.feature_store.samples import copy_store, files_of, register, write_missing
 from tests.feature_store.upkeep.stores import make_whole
@@ -44,7 +45,8 @@ def test_metadata_that_follows_from_the_rest_is_written_anew(tmp_path: Path) -> 
     root = make_whole(str(tmp_path))
     spec = FeatureStore(root).features().spec
     folder = FeatureStore(root).features().folder
-    write_record(root, "runs/20260102T000000-abcdef/plan.json", {"folder": folder, "spec": spec.to_json()})
+    run_id = id_for_run({"feature_set": folder})
+    write_record(root, f"runs/{run_id}/plan.json", {"folder": folder, "spec": spec.to_json()})
     before = files_of(tmp_path)
     remade = [
         path
