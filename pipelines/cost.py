@@ -11,6 +11,7 @@ import torch
 
 from feature_store.arrays import row_bytes
 from feature_store.space import free_bytes, require_free
+from pipelines.memory import estimated_worker_bytes
 from pipelines.meter import Meter
 from pipelines.plan import views_of
 from pipelines.prefetch import prepare_views
@@ -27,8 +28,10 @@ class Cost:
         shards: still to commit.
         stored_bytes: rows computed and copied will take.
         free_bytes: on the store's disk, or None where that cannot be asked.
-        worker_bytes: memory that one worker uses now, with the model loaded and one batch run.
+        worker_bytes: memory of one worker: with the model loaded and one batch run where `calibrated`, else estimated.
         seconds: of decoding and of the forward passes, from one timed batch; the start of the workers comes on top.
+            None where no batch was timed.
+        calibrated: whether the model was loaded and a batch run.
     """
 
     rows: int
@@ -36,24 +39,35 @@ class Cost:
     stored_bytes: int
     free_bytes: int | None
     worker_bytes: int
-    seconds: float
+    seconds: float | None
+    calibrated: bool = True
     reused: int = 0
 
 
-def estimate_cost(prepared: Prepared, *, workers: int = 1) -> Cost:
-    """What the missing shards will cost; runs a batch to time it where there is one to run, and writes nothing."""
+def estimate_cost(prepared: Prepared, *, workers: int = 1, calibrate: bool = True) -> Cost:
+    """What the missing shards will cost; writes nothing.
+
+    Args:
+        prepared: the planned extraction.
+        workers: processes that share the work.
+        calibrate: load the model and run a batch to measure memory and time. Without, the weights stay on the disk.
+    """
     plan = prepared.plan
     rows = sum(shard.n_rows for shard in prepared.missing)
     # A batch has one shape whatever it holds, so a shard with one new row costs as much as one with a batch of them.
     n_batches = sum(-(-count // plan.spec.batch_size) for count in prepared.computed)
+    seconds = 0.0 if not n_batches else None
+    if calibrate and n_batches:
+        seconds = _seconds_per_batch(prepared) * n_batches / workers
     return Cost(
         rows=sum(prepared.computed),
         reused=rows - sum(prepared.computed),
         shards=len(prepared.missing),
         stored_bytes=rows * row_bytes(plan.spec),
         free_bytes=free_bytes(prepared.root),
-        worker_bytes=_resident_bytes(),
-        seconds=_seconds_per_batch(prepared) * n_batches / workers if n_batches else 0.0,
+        worker_bytes=_resident_bytes() if calibrate else estimated_worker_bytes(plan),
+        seconds=seconds,
+        calibrated=calibrate,
     )
 
 

@@ -17,6 +17,7 @@ from feature_store import (
 from feature_store.arrays import row_bytes
 from feature_store.identity import COMPUTE_DTYPES, TOKEN_KINDS
 from feature_store.manifest import VIEW_FIELDS
+from feature_store.nearest_name import did_you_mean
 from feature_store.shards import ROWS_PER_CHUNK
 from feature_store.storage import STORAGE_DTYPES
 from pipelines.backbones import BackboneRequest
@@ -50,6 +51,10 @@ class ExtractionSettings:
     rows_per_shard: int | None = None
 
     def __post_init__(self) -> None:
+        for layer in self.layers:
+            if layer != "last" and not (str(layer).isdecimal() and int(layer) >= 1):
+                near = did_you_mean(str(layer), ["last"])
+                raise PlanError(f"layer {layer!r}: name blocks by their numbers, counted from 1, or `last`{near}.")
         unknown = [kind for kind in self.token_kinds or () if kind not in TOKEN_KINDS]
         if unknown or self.token_kinds == ():
             raise PlanError(f"token kinds {unknown or 'none'}: choose among {', '.join(TOKEN_KINDS)}.")

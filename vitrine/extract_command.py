@@ -117,6 +117,10 @@ def extract(
         bool,
         typer.Option("--dry-run", help="Say what it will cost, and stop: nothing is written."),
     ] = False,
+    calibrate: Annotated[
+        bool,
+        typer.Option("--calibrate", help="With --dry-run: load the model, and measure memory and time by one batch."),
+    ] = False,
     allow_mixed_environment: Annotated[
         bool, typer.Option("--allow-mixed-environment", help="Go on though torch, timm or the device changed.")
     ] = False,
@@ -136,8 +140,14 @@ def extract(
     vitrine extract segmentation:roads --model demo --image-size 448x896 --window 224 --stride 112 --store features
     """
     from pipelines.datasets import DatasetOptions, open_dataset
-    from vitrine.extraction import ModelWords, RunOptions, extract_dataset, resolve_model
+    from vitrine.exits import UsageError
+    from vitrine.extract_checks import refuse_early
 
+    if calibrate and not dry_run:
+        raise UsageError("--calibrate goes with --dry-run; a run measures one batch anyway.")
+    settings = _settings(layers, tokens, storage, batch_size, rows_per_shard)
+    input_size, windows = image_size_of(image_size, "--image-size"), windows_of(window, stride)
+    refuse_early(settings, model=model, weights=weights, fit=fit, device=device, compute=compute)
     options = DatasetOptions(
         name=name,
         tile=tile,
@@ -149,11 +159,14 @@ def extract(
         root=root,
     )
     opened = open_dataset(dataset, options=options)
+    # These load torch and timm: only now is there something for a model to do.
+    from vitrine.extraction import ModelWords, RunOptions, extract_dataset, resolve_model
+
     words = ModelWords(
         model=model,
         weights=weights,
-        image_size=image_size_of(image_size, "--image-size"),
-        windows=windows_of(window, stride),
+        image_size=input_size,
+        windows=windows,
         fit=fit,
         compute_dtype=compute,
         device=device,
@@ -163,11 +176,12 @@ def extract(
     code = extract_dataset(
         opened,
         resolve_model(words, opened),
-        _settings(layers, tokens, storage, batch_size, rows_per_shard),
+        settings,
         store=store,
         options=RunOptions(
             workers=workers,
             dry_run=dry_run,
+            calibrate=calibrate,
             allow_mixed_environment=allow_mixed_environment,
             beam_options=tuple(beam_option or ()),
             json=json,

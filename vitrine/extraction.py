@@ -12,12 +12,12 @@ import torch
 from feature_store import open_store
 from pipelines.backbones import BackboneRequest, Windows, resolve_backbone
 from pipelines.backbones.preprocessing import Fit
-from pipelines.beam_engine import BeamEngine
 from pipelines.cost import Cost, estimate_cost, require_space
 from pipelines.datasets import Dataset
 from pipelines.plan import ExtractionSettings, PlanError
-from pipelines.run import Outcome, Prepared, prepare_extraction, run_extraction
+from pipelines.run import Engine, Outcome, Prepared, prepare_extraction, run_extraction
 from vitrine import exits
+from vitrine.extract_checks import check_device, check_fit
 from vitrine.output import console, counted, duration, print_json, print_pairs, size
 from vitrine.progress import extraction_bar
 
@@ -56,8 +56,7 @@ def resolve_model(words: ModelWords, dataset: Dataset) -> BackboneRequest:
         PlanError: an unknown fit or device.
         BackboneError: an unknown model, or weights that are not there.
     """
-    if words.fit not in {"auto", "squash", "crop"}:
-        raise PlanError(f"--fit {words.fit!r}: choose auto, squash or crop.")
+    check_fit(words.fit)
     fit: Fit | None = "squash" if words.fit == "squash" else "crop"
     if words.fit == "auto":
         has_masks = dataset.table["mask_uri"].null_count < dataset.table.num_rows
@@ -82,10 +81,9 @@ def device_of(device: str) -> str:
     Raises:
         PlanError: another word, or no CUDA device here.
     """
+    check_device(device)
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    if device.partition(":")[0] not in {"cpu", "cuda"}:
-        raise PlanError(f"--device {device!r}: choose auto, cpu, cuda or cuda:N.")
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise PlanError(f"--device {device}: this machine has no CUDA device that torch can use; use --device cpu.")
     return device
@@ -98,6 +96,7 @@ class RunOptions:
     Attributes:
         workers: processes.
         dry_run: say the cost, and stop; nothing is written.
+        calibrate: in a dry run, load the model and run a batch to say memory and time; a run does so anyway.
         allow_mixed_environment: go on with what was begun under other versions.
         beam_options: Beam's own.
         json: print one JSON object.
@@ -106,6 +105,7 @@ class RunOptions:
 
     workers: int = 1
     dry_run: bool = False
+    calibrate: bool = False
     allow_mixed_environment: bool = False
     beam_options: tuple[str, ...] = ()
     json: bool = False
@@ -121,7 +121,7 @@ def extract_dataset(
     dataset: Dataset, request: BackboneRequest, settings: ExtractionSettings, *, store: str, options: RunOptions
 ) -> int:
     """Plan, say the cost, run, and report; returns the exit code."""
-    engine = BeamEngine(arguments=options.beam_options)
+    engine = _engine(options)
     prepared = prepare_extraction(
         dataset,
         request,
@@ -133,10 +133,10 @@ def extract_dataset(
     )
     if prepared.done_as or not prepared.missing:
         return _report_done(prepared, options)
-    cost = estimate_cost(prepared, workers=options.workers)
+    cost = estimate_cost(prepared, workers=options.workers, calibrate=options.calibrate or not options.dry_run)
     if options.talks:
         _print_cost(prepared, cost, options.workers)
-    if not options.dry_run:
+    if engine is not None:
         require_space(cost, prepared.root.url)
         return _run(prepared, cost, engine, options)
     if options.json:
@@ -151,7 +151,17 @@ def extract_dataset(
     return exits.DONE
 
 
-def _run(prepared: Prepared, cost: Cost, engine: BeamEngine, options: RunOptions) -> int:
+def _engine(options: RunOptions) -> Engine | None:
+    """What drives the run, its options checked; none for a dry run, whose answer would wait for Beam to load."""
+    if options.dry_run and not options.beam_options:
+        return None
+    from pipelines.beam_engine import BeamEngine
+
+    engine = BeamEngine(arguments=options.beam_options)
+    return None if options.dry_run else engine
+
+
+def _run(prepared: Prepared, cost: Cost, engine: Engine, options: RunOptions) -> int:
     with tempfile.TemporaryDirectory(prefix="vitrine-run-") as name:
         folder = Path(name)
         with extraction_bar(folder, cost.rows, cost.reused, quiet=not options.talks):
@@ -210,11 +220,19 @@ def _print_cost(prepared: Prepared, cost: Cost, workers: int) -> None:
             "to compute": f"{counted(cost.rows, 'row')} in {counted(cost.shards, 'shard')}, {size(cost.stored_bytes)} "
             f"({size(cost.free_bytes)} free)",
             **_reuse_pairs(prepared, cost),
-            "workers": f"{workers} x {counted(prepared.plan.threads, 'thread')}, {size(cost.worker_bytes)} each, "
-            f"batch {spec.batch_size}",
-            "time": f"about {duration(cost.seconds)}, from one timed batch" if cost.rows else "only that of copying",
+            "workers": f"{workers} x {counted(prepared.plan.threads, 'thread')}, "
+            f"{'' if cost.calibrated else 'about '}{size(cost.worker_bytes)} each, batch {spec.batch_size}",
+            "time": _time_text(cost),
         },
     )
+
+
+def _time_text(cost: Cost) -> str:
+    if not cost.rows:
+        return "only that of copying"
+    if cost.seconds is None:
+        return "not measured; --calibrate loads the model and times one batch"
+    return f"about {duration(cost.seconds)}, from one timed batch"
 
 
 def _windows_text(preprocessing: Mapping[str, Any]) -> str:

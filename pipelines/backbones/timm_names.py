@@ -7,7 +7,6 @@ with `--weights`, the file inside a package for `demo`, or the file that the hub
 import contextlib
 import importlib.metadata
 import logging
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Unpack
@@ -20,6 +19,7 @@ from pipelines.backbones.architecture import require_plain_vit
 from pipelines.backbones.catalogue import DEMO, DEMO_SHA256, DEMO_TITLE
 from pipelines.backbones.checkpoint import BackboneError, file_sha256, read_checkpoint, resolved
 from pipelines.backbones.hub_folder import WEIGHT_FILES
+from pipelines.backbones.model_names import refusal
 from pipelines.backbones.preprocessing import ImageSize
 from pipelines.backbones.request import BackboneRequest, RequestOptions
 
@@ -68,15 +68,7 @@ def require_known(model: str) -> None:
         BackboneError: with names near it.
     """
     if not timm.is_model(model):
-        raise BackboneError(
-            f"model {model!r} is not known to timm{_suggestions(model)}; `demo`, `null` and timm's ViT names are."
-        )
-
-
-def _suggestions(model: str) -> str:
-    stem = re.split(r"[._]", model)[0]
-    near = timm.list_models(f"*{model}*") or timm.list_models(f"{stem}*")
-    return f" (near it: {', '.join(near[:4])})" if near else ""
+        raise BackboneError(refusal(model))
 
 
 def _demo_weights() -> Path:

@@ -24,8 +24,9 @@ def test_what_is_not_a_plain_vit_is_refused_before_any_download(architecture: st
 @pytest.mark.parametrize(
     ("model", "options", "message"),
     [
-        ("vit_smal_patch16", {}, r"'vit_smal_patch16' is not known to timm .near it: vit_"),
-        ("nothing like it", {}, r"is not known to timm; `demo`, `null` and"),
+        ("vit_smal_patch16_224", {}, r"'vit_smal_patch16_224' is not known .did you mean 'vit_small_patch16_224' or"),
+        ("dinov2_vits14", {}, r"is not known .did you mean 'dinov2-s14'\?.; `vitrine models` lists"),
+        ("nothing like it", {}, r"is not known; `vitrine models` lists the published ones, and any plain ViT of timm"),
         ("test_vit.no_such_tag", {}, r"cannot be built .*no_such_tag"),
         ("test_vit", {"image_size": 100}, r"--image-size 100 is not a multiple of the 16-pixel patch.* use 96 or 112"),
         ("test_vit", {"image_size": 7}, r"use 16 or 16|cannot be built for 7 pixels"),

@@ -66,8 +66,19 @@ def test_the_cost_is_counted_before_anything_is_written(prepare: Prepare, tmp_pa
     assert cost.free_bytes is not None
     assert abs(cost.free_bytes - shutil.disk_usage(tmp_path).free) < 1 << 30
     assert cost.worker_bytes > 50 << 20  # torch alone takes more
+    assert cost.calibrated
+    assert cost.seconds is not None
     assert cost.seconds > 0
     assert not (tmp_path / "store" / "features").exists()
+
+
+def test_memory_is_estimated_from_sizes_alone(prepare: Prepare) -> None:
+    prepared = prepare()
+    cost = estimate_cost(prepared, calibrate=False)
+    assert (cost.seconds, cost.calibrated) == (None, False)
+    # A process, the file once, and what a batch and a shard take, which for so small a model is next to nothing.
+    file_bytes = Path(prepared.plan.backbone.weights).stat().st_size
+    assert 910e6 + 2 * file_bytes <= cost.worker_bytes < 910e6 + 2 * file_bytes + 20e6
 
 
 def test_a_run_that_would_fill_the_disk_is_refused(prepare: Prepare) -> None:

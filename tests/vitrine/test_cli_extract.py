@@ -4,9 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from feature_store import open_store
+from pipelines.backbones.checkpoint import read_state
 from tests.feature_store.samples import files_of
 
 from .conftest import Run
@@ -113,8 +116,27 @@ def test_dry_run_says_the_cost_and_writes_nothing(
     cost = ran.json
     # 24 views of 100 patches and a class token, 64 float16 features, and one byte that says the row is valid.
     assert (cost["rows"], cost["stored_bytes"]) == (24, 24 * (101 * 64 * 2 + 1))
-    assert cost["seconds"] > 0
+    assert (cost["seconds"], cost["calibrated"]) == (None, False)
+    assert cost["worker_bytes"] > 0
     assert not (tmp_path / "store").exists()
+
+
+def test_a_dry_run_loads_no_weights_and_calibrate_does(
+    vitrine: Run, tmp_path: Path, tiny_images: Path, tiny_model: str, tiny_weights: Path
+) -> None:
+    # Whoever loads these numbers refuses them; names and shapes are in order.
+    broken = {name: torch.full_like(value, torch.nan) for name, value in read_state(tiny_weights).items()}
+    save_file(broken, tmp_path / "broken.safetensors")
+    command = ("extract", f"segmentation:{tiny_images}", "--model", tiny_model, "--store", tmp_path / "store")
+    dry = vitrine(*command, "--weights", tmp_path / "broken.safetensors", "--dry-run")
+    assert dry.code == 0, dry.err
+    assert "--calibrate loads the model and times one batch" in dry.out
+    measured = vitrine(*command, "--weights", tmp_path / "broken.safetensors", "--dry-run", "--calibrate")
+    assert (measured.code, "not finite" in measured.err) == (2, True)
+    measured = vitrine(*command, "--weights", tiny_weights, "--dry-run", "--calibrate", "--json")
+    assert measured.json["seconds"] > 0
+    alone = vitrine(*command, "--weights", tiny_weights, "--calibrate")
+    assert (alone.code, "--calibrate goes with --dry-run" in alone.err) == (2, True)
 
 
 def test_dry_run_of_what_was_begun_changes_nothing(
@@ -213,7 +235,7 @@ def assert_same_tree(left: Path, right: Path) -> None:
     [
         (["extract", "images:/nowhere", "--model", "demo"], "/nowhere"),
         (["extract", "frobnicate", "--model", "demo"], "images:PATH"),
-        (["extract", "{images}", "--model", "vit_frob"], "not known to timm"),
+        (["extract", "{images}", "--model", "vit_frob"], "'vit_frob' is not known"),
         (["extract", "{images}", "--model", "{model}", "--weights", "/nowhere.pth"], "cannot be read"),
         (
             ["extract", "{images}", "--model", "{model}", "--weights", "{weights}", "--tokens", "registers"],

@@ -52,3 +52,29 @@ def test_what_names_nothing_is_refused_before_torch_is_loaded(option: str, tiny_
 @pytest.mark.parametrize("module", ["pipelines.plan", "pipelines.datasets", "pipelines.backbones.catalogue"])
 def test_plans_manifests_and_the_catalogue_are_read_without_torch(module: str) -> None:
     assert loaded_after(f"import {module}", *HEAVY) == set()
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        "--layers=lsat",
+        "--layers=13",
+        "--tokens=patch",
+        "--storage=half",
+        "--fit=fill",
+        "--device=gpu",
+        "--compute=fp16",
+        "--model=vit_smal_patch16_224",
+        "--weights=absent.pth",
+        "--image-size=big",
+        "--tile-fit=cut",
+    ],
+)
+def test_words_that_extract_does_not_know_are_refused_before_torch_is_loaded(option: str, tiny_images: Path) -> None:
+    command = ("extract", f"segmentation:{tiny_images}", "--model=demo", "--store=none", "--dry-run", option)
+    assert loaded_by(*command, code=2) == set()
+
+
+def test_a_dry_run_does_not_load_beam(tiny_images: Path, tiny_model: str, tiny_weights: Path) -> None:
+    command = ("extract", f"segmentation:{tiny_images}", "--model", tiny_model, "--weights", tiny_weights)
+    assert "apache_beam" not in loaded_by(*command, "--store=none", "--dry-run")

@@ -1,0 +1,58 @@
+"""What the words of `vitrine extract` alone can be refused for: before torch is loaded, and before images are read."""
+
+from pathlib import Path
+
+from feature_store.identity import COMPUTE_DTYPES
+from feature_store.nearest_name import did_you_mean
+from pipelines.backbones.catalogue import known
+from pipelines.backbones.model_names import unknown_model
+from pipelines.plan import ExtractionSettings, PlanError, resolve_layers
+
+FITS = ("auto", "squash", "crop")
+
+
+def refuse_early(
+    settings: ExtractionSettings, *, model: str, weights: Path | None, fit: str, device: str, compute: str
+) -> None:
+    """Refuse what no dataset and no file could make right.
+
+    Args:
+        settings: the layers, which must exist where the model's depth is known by its name.
+        model, weights, fit, device, compute: see `ModelWords`.
+
+    Raises:
+        PlanError: a name or word that is not known, a file that is not there, or a block that the model lacks.
+    """
+    check_fit(fit)
+    check_device(device)
+    if compute not in COMPUTE_DTYPES:
+        near = did_you_mean(compute, COMPUTE_DTYPES)
+        raise PlanError(f"compute dtype {compute!r}: choose among {', '.join(COMPUTE_DTYPES)}{near}.")
+    unknown = unknown_model(model)
+    if unknown is not None:
+        raise PlanError(unknown)
+    if weights is not None and not weights.exists():
+        raise PlanError(f"weights {weights} cannot be read (No such file or directory); check the path.")
+    entry = known(model)
+    if entry is not None:
+        resolve_layers(settings.layers, entry.depth)
+
+
+def check_fit(fit: str) -> None:
+    """Refuse another word than `auto`, `squash` and `crop`.
+
+    Raises:
+        PlanError: it is another.
+    """
+    if fit not in FITS:
+        raise PlanError(f"--fit {fit!r}: choose auto, squash or crop{did_you_mean(fit, FITS)}.")
+
+
+def check_device(device: str) -> None:
+    """Refuse a word that names no device of any machine.
+
+    Raises:
+        PlanError: it is none of `auto`, `cpu`, `cuda` and `cuda:N`.
+    """
+    if device.partition(":")[0] not in {"auto", "cpu", "cuda"}:
+        raise PlanError(f"--device {device!r}: choose auto, cpu, cuda or cuda:N.")
