@@ -17,14 +17,14 @@ import torch
 from PIL import Image
 
 from benchmarks.ratio import FULL, compare
-from feature_store import Receipt, create_feature_set
+from feature_store import Receipt
 from pipelines.backbones import BackboneRequest, resolve_backbone
 from pipelines.datasets import Dataset, DatasetOptions, open_dataset
 from pipelines.extract import extract_shard
 from pipelines.meter import STAGES, Meter
 from pipelines.plan import ExtractionSettings, views_of
 from pipelines.prefetch import prepare_views
-from pipelines.run import Prepared, prepare_extraction
+from pipelines.run import Prepared, begin_extraction, prepare_extraction
 
 # A warm-up and three rounds, each into a store of its own.
 _STORES = 4
@@ -73,7 +73,7 @@ def test_extraction(case: tuple[Dataset, BackboneRequest], tmp_path: Path) -> No
 
 def _prepare(dataset: Dataset, request: BackboneRequest, store: Path) -> Prepared:
     prepared = prepare_extraction(dataset, request, ExtractionSettings(), store=str(store))
-    create_feature_set(prepared.root, prepared.dataset, prepared.plan.spec)
+    begin_extraction(prepared)
     return prepared
 
 

@@ -30,13 +30,13 @@ from torchvision.io import decode_jpeg
 from torchvision.transforms.functional import center_crop, resize
 from torchvision.transforms.v2 import InterpolationMode
 
-from feature_store import create_feature_set, open_store
+from feature_store import open_store
 from pipelines.backbones import Backbone, load_backbone, resolve_backbone
 from pipelines.datasets import open_dataset
 from pipelines.extract import extract_shard
 from pipelines.meter import STAGES, Meter
 from pipelines.plan import ExtractionSettings
-from pipelines.run import Prepared, prepare_extraction
+from pipelines.run import Prepared, begin_extraction, prepare_extraction
 from pipelines.throughput import Setting, measure
 
 
@@ -96,7 +96,7 @@ def _measure(folder: Path, model: str, options: argparse.Namespace) -> GpuResult
     )
     for speed in speeds[1:]:
         print(f"{model}, compiled: {speed.failed or f'{speed.images_per_s:.0f} images/s, {speed.share_of_peak:.0%}'}")
-    create_feature_set(prepared.root, prepared.dataset, prepared.plan.spec)
+    begin_extraction(prepared)
     meter, start = Meter(), time.perf_counter()
     with ThreadPoolExecutor(options.at_once) as pool:
         list(pool.map(lambda shard: extract_shard(prepared.plan, shard, meter=meter), prepared.missing))

@@ -16,7 +16,7 @@ def drop_top_variance(
     Raises:
         SelectionError: `n_dropped` is negative, or leaves nothing.
     """
-    _check_count(n_dropped, features.spec.n_features)
+    check_count(n_dropped, features.spec.n_features)
     made_by = {"drop_top_variance": n_dropped, "over": f"{variance.n_tokens} tokens of split {variance.split}"}
     return _selection(features, variance.order[:n_dropped], name=name, layer=layer, kind=kind, made_by=made_by)
 
@@ -27,7 +27,7 @@ def drop_random(features: FeatureSet, *, name: str, n_dropped: int, seed: int, l
     Raises:
         SelectionError: `n_dropped` is negative, or leaves nothing.
     """
-    _check_count(n_dropped, features.spec.n_features)
+    check_count(n_dropped, features.spec.n_features)
     drawn = np.random.default_rng(seed).permutation(features.spec.n_features)[:n_dropped].tolist()
     made_by = {"drop_random": n_dropped, "seed": seed}
     return _selection(features, drawn, name=name, layer=layer, kind=kind, made_by=made_by)
@@ -42,7 +42,12 @@ def drop_listed(features: FeatureSet, dropped: Sequence[int], *, name: str, laye
     return _selection(features, dropped, name=name, layer=layer, kind=kind, made_by={"drop_listed": len(dropped)})
 
 
-def _check_count(n_dropped: int, n_features: int) -> None:
+def check_count(n_dropped: int, n_features: int) -> None:
+    """Refuse to drop fewer than no features, or all of them.
+
+    Raises:
+        SelectionError: such a number.
+    """
     if not 0 <= n_dropped < n_features:
         raise SelectionError(
             f"cannot drop {n_dropped} of {n_features} features; name a number from 0 to {n_features - 1}."

@@ -5,7 +5,7 @@ Labels, boxes and splits are columns of the manifest; masks stand beside it, see
 
 import io
 from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -56,15 +56,34 @@ class StoredDataset:
     objects: tuple[StoredObject, ...] = ()
 
 
-def register_dataset(
-    root: ObjectRoot, spec: DatasetSpec, table: pa.Table, masks: Iterable[Mask | None]
-) -> StoredDataset:
-    """Copy a manifest and its masks into the store, and make its annotations those in force for these views.
+class StagedDataset:
+    """A dataset that was read and checked whole, and is not in any store yet.
 
-    `dataset.json` is written last: a folder without it is no dataset, and is written again.
+    Its masks wait in a temporary file, which goes when this does.
 
     Args:
-        root: the store.
+        described: what will be registered, but for the objects.
+        table: its manifest.
+        packer: its masks.
+    """
+
+    def __init__(self, described: StoredDataset, table: pa.Table, packer: MaskPacker) -> None:
+        self.described, self._table, self._packer = described, table, packer
+
+    def register(self, root: ObjectRoot) -> StoredDataset:
+        """Copy the dataset into a store, and make its annotations those in force for its views; may be repeated.
+
+        `dataset.json` is written last: a folder without it is no dataset, and is written again.
+        """
+        dataset = _standing(root, self.described) or _write(root, self.described, self._table, self._packer)
+        put_in_force(root, dataset)
+        return dataset
+
+
+def stage_dataset(spec: DatasetSpec, table: pa.Table, masks: Iterable[Mask | None]) -> StagedDataset:
+    """Read a dataset whole, so that it can be registered later; no store is touched.
+
+    Args:
         spec: what the dataset says of itself.
         table: its manifest, see `manifest_table`.
         masks: one a row, raw values, or None.
@@ -72,11 +91,23 @@ def register_dataset(
     Raises:
         ManifestError: a manifest or a mask that breaks a rule, or not one mask a row.
     """
-    with closing(MaskPacker()) as packer:
-        dataset = describe_dataset(spec, table, _packed(packer, masks))
-        dataset = _standing(root, dataset) or _write(root, dataset, table, packer)
-    put_in_force(root, dataset)
-    return dataset
+    packer = MaskPacker()
+    return StagedDataset(describe_dataset(spec, table, _packed(packer, masks)), table, packer)
+
+
+def register_dataset(
+    root: ObjectRoot, spec: DatasetSpec, table: pa.Table, masks: Iterable[Mask | None]
+) -> StoredDataset:
+    """Stage a dataset and register it at once.
+
+    Args:
+        root: the store.
+        spec, table, masks: see `stage_dataset`.
+
+    Raises:
+        ManifestError: a manifest or a mask that breaks a rule, or not one mask a row.
+    """
+    return stage_dataset(spec, table, masks).register(root)
 
 
 def describe_dataset(spec: DatasetSpec, table: pa.Table, masks: Iterable[Mask | None]) -> StoredDataset:

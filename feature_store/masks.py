@@ -7,6 +7,7 @@ changed must be noticed, not read as zeros.
 """
 
 import tempfile
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from math import prod
 from typing import Any, TypeAlias
@@ -71,10 +72,12 @@ class MaskPacker:
     """Packs masks in row order; memory is bounded by a chunk, the largest mask and the sizes.
 
     What is packed waits in a temporary file without a name, since a dataset's place is known only after its last mask.
+    The file goes when this does, or when it is closed.
     """
 
     def __init__(self) -> None:
-        self._spool = tempfile.SpooledTemporaryFile(max_size=_SPOOL_BYTES)  # noqa: SIM115, close() ends it
+        self._spool = tempfile.SpooledTemporaryFile(max_size=_SPOOL_BYTES)  # noqa: SIM115, the next line ends it
+        weakref.finalize(self, self._spool.close)
         self._lengths: list[int] = []
         self._pending: list[UInt16[np.ndarray, " pixels"]] = []
         self._n_pending = 0
@@ -104,8 +107,9 @@ class MaskPacker:
         self._lengths.append(len(encoded))
 
     def objects(self) -> Iterator[tuple[str, bytes]]:
-        """Every object of `annotations.zarr` as (name, content); to be asked once, after the last mask."""
+        """Every object of `annotations.zarr` as (name, content); to be asked after the last mask."""
         rest = np.concatenate([np.empty(0, dtype=np.uint16), *self._pending])
+        self._pending, self._n_pending = [], 0  # it is spooled below, so that asking again adds nothing
         if len(rest):
             # Zarr fills the last chunk up; a set of less than one chunk has a chunk of its own length.
             padded = np.zeros(min(self._n_values, _CHUNK_VALUES), dtype=np.uint16)

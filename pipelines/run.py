@@ -1,7 +1,6 @@
 """One extraction from beginning to end: plan, cost, the missing shards through an engine, and what came of it."""
 
 import contextlib
-import functools
 import json
 import os
 import tempfile
@@ -22,14 +21,14 @@ from feature_store import (
     create_store,
     finish_feature_set,
     read_dataset,
-    register_dataset,
 )
-from feature_store.datasets import describe_dataset
+from feature_store.datasets import StagedDataset, describe_dataset, stage_dataset
 from feature_store.errors import StoreError
 from feature_store.identity import FeatureSetSpec, Identity, require_same
 from feature_store.layout import (
     FEATURE_SET_FILE,
     FEATURES,
+    STORE_FILE,
     feature_set_folder,
     feature_set_name,
     receipts_folder,
@@ -41,7 +40,7 @@ from feature_store.records import write_record
 from feature_store.runs import PLAN_FILE, RUN_FILE, RunHistory, id_for_run
 from feature_store.shards import missing_shards, shards_of
 from feature_store.store import FeatureStore
-from feature_store.writer import committed_receipts, look_at_store, read_spec
+from feature_store.writer import check_feature_set, committed_receipts, look_at_store, read_spec
 from pipelines.backbones import Backbone, BackboneRequest, describe_backbone, kernel_name
 from pipelines.backbones.checkpoint import file_sha256
 from pipelines.datasets import Dataset
@@ -109,7 +108,8 @@ class Prepared:
         dataset: the dataset's name.
         name: of the feature set.
         missing: shards to compute.
-        already: how many stand.
+        receipts: of the shards that stand, by index.
+        staged: the dataset, to be registered before anything is computed; None where it stands in the store already.
         done_as: the name of a complete feature set that holds everything asked for, or None.
         computed: of each missing shard, how many rows no source gives.
         manifest: of the dataset, its columns that decide pixels.
@@ -123,9 +123,15 @@ class Prepared:
     missing: tuple[Shard, ...]
     computed: tuple[int, ...]
     manifest: pa.Table
-    already: int
+    receipts: Mapping[int, Receipt]
+    staged: StagedDataset | None
     done_as: str | None
     sources: tuple[Source, ...] = ()
+
+    @property
+    def already(self) -> int:
+        """How many shards stand."""
+        return len(self.receipts)
 
     @property
     def backbone(self) -> Backbone:
@@ -146,10 +152,10 @@ def prepare_extraction(
     allow_mixed_environment: bool = False,
     dry_run: bool = False,
 ) -> Prepared:
-    """Make the plan of an extraction, and register its dataset; no new feature set is made.
+    """Make the plan of an extraction; nothing is written, so that an extraction that is refused changes nothing.
 
-    The model's weights are not loaded: what is done already, or can be copied whole, needs none. A dry run writes
-    nothing, not even the store; its plan is for `estimate_cost` alone.
+    The model's weights are not loaded: what is done already, or can be copied whole, needs none. The plan of a dry run
+    is for `estimate_cost` alone.
 
     Raises:
         PlanError: a layer or token kind that the model lacks.
@@ -159,17 +165,16 @@ def prepare_extraction(
     kernel = kernel_name(request)
     backbone = describe_backbone(request)
     require_possible(backbone, settings)
-    root = look_at_store(store) if dry_run else create_store(store)
-    register = describe_dataset if dry_run else functools.partial(register_dataset, root)
-    stored = register(dataset.spec, dataset.table, dataset.iter_masks())
+    root = look_at_store(store) if dry_run else _entered(store)
+    content = dataset.spec, dataset.table, dataset.iter_masks()
+    staged = None if dry_run else stage_dataset(*content)
+    stored = describe_dataset(*content) if staged is None else staged.described
     spec = feature_set_spec(stored, backbone, settings, attention_kernel=kernel)
     folder = feature_set_folder(stored.spec.name, spec)
     if root.exists(f"{folder}/{FEATURE_SET_FILE}"):
         spec = with_stored_shape(spec, read_spec(root, folder))
     receipts = committed_receipts(root, folder, spec)
     missing = missing_shards(shards_of(spec.n_rows, spec.rows_per_shard), receipts)
-    if not dry_run:
-        _settle(root, stored.spec.name, folder, spec, receipts)
     others = FeatureStore(root).readable()[0] if missing else []
     done_as = _complete_superset(others, spec) if missing else feature_set_name(folder)
     environment = None if allow_mixed_environment else current_environment(request.device)
@@ -197,22 +202,53 @@ def prepare_extraction(
         missing=missing,
         computed=computed,
         manifest=dataset.table.select(view_columns()),
-        already=len(receipts),
+        receipts=receipts,
+        staged=staged,
         done_as=done_as,
         sources=sources,
     )
 
 
-def _settle(root: ObjectRoot, dataset: str, folder: str, spec: FeatureSetSpec, receipts: Mapping[int, Receipt]) -> None:
-    """Make sure that what is committed stays so."""
-    if receipts:
+def _entered(store: str) -> ObjectRoot:
+    """The place of a store; where there is one, nothing that is found in it is removed while this root is in use."""
+    root = look_at_store(store)
+    if root.exists(STORE_FILE):
+        root.join_writers(STORE_FILE)
+    return root
+
+
+def settle_extraction(prepared: Prepared) -> None:
+    """Put the dataset's annotations in force, and make sure that what is committed stays.
+
+    These are the first writes of an extraction. Whatever can refuse it is asked before, since labels that are put in
+    force change the answers of every later question.
+
+    Raises:
+        IdentityMismatchError: another run made the feature set meanwhile, in another shape.
+    """
+    root, plan = create_store(prepared.plan.store), prepared.plan
+    check_feature_set(root, prepared.dataset, plan.spec)
+    if prepared.staged is not None:
+        prepared.staged.register(root)
+    if prepared.receipts:
         # Receipts speak of shards alone: a lost feature_set.json or zarr.json beside them is written again.
-        create_feature_set(root, dataset, spec)
+        create_feature_set(root, prepared.dataset, plan.spec)
         # A run killed between a receipt's rename and the sync of its folder: what is called done here must stay done.
-        root.settle(receipts_folder(folder))
-    if len(receipts) == len(shards_of(spec.n_rows, spec.rows_per_shard)):
-        root.sweep_partials(folder)  # nothing will be computed here that would do it
-        write_index(root, folder, spec, receipts)  # its writer may have been killed before this
+        root.settle(receipts_folder(plan.folder))
+    if len(prepared.receipts) == len(shards_of(plan.spec.n_rows, plan.spec.rows_per_shard)):
+        root.sweep_partials(plan.folder)  # nothing will be computed here that would do it
+        write_index(root, plan.folder, plan.spec, prepared.receipts)  # its writer may have been killed before this
+
+
+def begin_extraction(prepared: Prepared) -> None:
+    """Make everything in the store that workers need to find there: the store, the dataset, the empty feature set.
+
+    Raises:
+        IdentityMismatchError: another run made the feature set meanwhile, in another shape.
+    """
+    settle_extraction(prepared)
+    create_feature_set(prepared.root, prepared.dataset, prepared.plan.spec)
+    prepared.root.sweep_partials(prepared.plan.folder)
 
 
 def prepare_rerun(plan: ExtractionPlan, *, store: str) -> Prepared:
@@ -226,7 +262,7 @@ def prepare_rerun(plan: ExtractionPlan, *, store: str) -> Prepared:
         PlanError: images or weights are no longer where the plan says, or are others.
         StoreError: the feature set or its dataset cannot be read, or was begun in another environment.
     """
-    root = create_store(store)
+    root = _entered(store)
     spec = read_spec(root, plan.folder)
     require_same(spec, plan.spec)
     dataset = read_dataset(root, plan.dataset_folder)
@@ -249,7 +285,8 @@ def prepare_rerun(plan: ExtractionPlan, *, store: str) -> Prepared:
         missing=missing,
         computed=tuple(shard.n_rows for shard in missing),
         manifest=cached_manifest(store, plan.dataset_folder),
-        already=len(receipts),
+        receipts=receipts,
+        staged=None,
         done_as=None,
     )
 
@@ -297,9 +334,9 @@ def run_extraction(
     with _folder_or_temporary(progress_folder) as folder:
         start = time.time()
         if not prepared.missing:
+            settle_extraction(prepared)
             return _outcome(prepared, [], folder, start=start, interrupted=None)
-        create_feature_set(root, prepared.dataset, plan.spec)
-        root.sweep_partials(plan.folder)
+        begin_extraction(prepared)
         record = _run_record(prepared, engine, workers)
         run_id = id_for_run(record)
         write_record(root, run_file(run_id, RUN_FILE), record)

@@ -15,7 +15,7 @@ from pipelines.backbones.preprocessing import Fit
 from pipelines.cost import Cost, estimate_cost, require_space
 from pipelines.datasets import Dataset
 from pipelines.plan import ExtractionSettings, PlanError
-from pipelines.run import Engine, Outcome, Prepared, prepare_extraction, run_extraction
+from pipelines.run import Engine, Outcome, Prepared, prepare_extraction, run_extraction, settle_extraction
 from vitrine import exits
 from vitrine.extract_checks import check_device, check_fit
 from vitrine.output import console, counted, duration, print_json, print_pairs, size
@@ -132,6 +132,8 @@ def extract_dataset(
         dry_run=options.dry_run,
     )
     if prepared.done_as or not prepared.missing:
+        if not options.dry_run:
+            settle_extraction(prepared)
         return _report_done(prepared, options)
     cost = estimate_cost(prepared, workers=options.workers, calibrate=options.calibrate or not options.dry_run)
     if options.talks:

@@ -27,6 +27,7 @@ from evaluators import (
     question,
 )
 from evaluators.parameters import Backend, Metric
+from evaluators.prune import check_count
 from evaluators.subject import On, resolve_subject
 from feature_store import FeatureSet, Selection, SelectionError, read_selection, write_selection
 from feature_store.identity import FEATURE_KINDS
@@ -195,6 +196,8 @@ def make_selection(
         raise UsageError("give exactly one of --drop-top-variance M, --drop FILE and --drop-random M.")
     about: dict[str, Any] = {"name": name, "layer": features.layer_number(layer), "kind": kind}
     if dropping.top_variance is not None:
+        # Before the variance is taken, which leaves an answer in the store.
+        check_count(dropping.top_variance, features.spec.n_features)
         answer = ask_variance(features, kind=kind, layer=layer)
         variance = VarianceResult.from_json(answer.result)
         selection = drop_top_variance(features, variance, n_dropped=dropping.top_variance, **about)

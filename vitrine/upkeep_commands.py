@@ -327,9 +327,11 @@ def cp(
     from vitrine.output import console, counted, print_json, size
     from vitrine.progress import reading_bar
 
-    opened = open_store(source).root
+    opened = open_store(source)
+    # Before the target is made: a name that there is not leaves nothing behind.
+    names = [opened.resolve(name) for name in features or ()]
     with reading_bar("copying", quiet=json) as progress:
-        report = copy_store(opened, create_store(target), features=features or None, progress=progress)
+        report = copy_store(opened.root, create_store(target), features=names or None, progress=progress)
     code = exits.INCOMPLETE if report.failures else exits.DONE
     if json:
         print_json({**report.to_json(), "exit_code": code})

@@ -20,12 +20,12 @@ from feature_store import (
     digest_of,
     finish_feature_set,
     missing_shards,
-    register_dataset,
     shards_of,
     suggest_rows_per_shard,
     write_shard,
 )
 from feature_store.arrays import row_bytes
+from feature_store.datasets import stage_dataset
 from feature_store.layout import feature_set_folder, feature_set_name, run_file
 from feature_store.manifest import views_digest
 from feature_store.objects import ObjectRoot, crc32c
@@ -151,15 +151,18 @@ def import_vectors(
                 f"no row of {vectors.arrays[vectors.kinds[0]].name} has values that are finite as "
                 f"{draft.identity.storage_dtype}; look at what wrote them."
             )
-        root = look_at_store(store) if dry_run else create_store(store)
+        root = look_at_store(store)
         dataset = imported.dataset
         spec = _final(draft, views_digest(dataset.table), digested.sha256)
-        # Before anything is registered: a refused import must not put its annotations in force.
+        staged = stage_dataset(dataset.spec, dataset.table, dataset.iter_masks())
+        # Before anything is written: a refused import makes no store, and does not put its annotations in force.
         already = _require_room(root, dataset.spec.name, spec)
-        work = _Work(root, vectors, imported, spec, digested)
         if dry_run:
-            return _outcome(work, committed=0, already=already)
-        register_dataset(root, dataset.spec, dataset.table, dataset.iter_masks())
+            return _outcome(_Work(root, vectors, imported, spec, digested), committed=0, already=already)
+        root = create_store(store)
+        check_feature_set(root, dataset.spec.name, spec)
+        staged.register(root)
+        work = _Work(root, vectors, imported, spec, digested)
         outcome = _commit(work, progress)
     return replace(outcome, interrupted=stop.number if outcome.committed + outcome.already < outcome.total else None)
 

@@ -16,7 +16,7 @@ import pytest
 from apache_beam.testing import util
 from PIL import Image
 
-from feature_store import create_feature_set, open_store
+from feature_store import open_store
 from pipelines import extract, watched_beam
 from pipelines.beam_engine import BeamEngine
 from pipelines.beam_steps import build
@@ -24,7 +24,7 @@ from pipelines.failures import EngineError
 from pipelines.meter import read_counts
 from pipelines.plan import PlanError
 from pipelines.quiet_beam import FnApiRunner, PipelineOptions, beam
-from pipelines.run import Prepared, run_extraction
+from pipelines.run import Prepared, begin_extraction, run_extraction
 
 Prepare = Callable[..., Prepared]
 
@@ -41,7 +41,7 @@ def test_another_runners_options_are_its_own_matter() -> None:
 
 def test_the_pipeline_yields_the_index_of_every_committed_shard(prepare: Prepare, tmp_path: Path) -> None:
     prepared = prepare()
-    create_feature_set(prepared.root, prepared.dataset, prepared.plan.spec)
+    begin_extraction(prepared)
     testing: Any = util
     with beam.Pipeline(runner=FnApiRunner(), options=PipelineOptions([])) as pipeline:
         rows = [(shard.index, shard.start, shard.stop) for shard in prepared.missing]

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from timm.models import register_model, vision_transformer, vision_transformer_relpos
 
-from feature_store import create_feature_set, open_store
+from feature_store import open_store
 from pipelines.backbones import (
     Backbone,
     BackboneError,
@@ -23,7 +23,7 @@ from pipelines.backbones import (
 )
 from pipelines.extract import extract_shard
 from pipelines.plan import PlanError
-from pipelines.run import Prepared
+from pipelines.run import Prepared, begin_extraction
 from tests.pipelines.test_backbones import random_model, random_pixels
 
 
@@ -157,7 +157,7 @@ def test_half_precision_gives_it_in_float32_nearly(request_for: Callable[..., Ba
 def test_it_is_extracted_beside_the_tokens(prepare: Callable[..., Prepared], tiny_request: BackboneRequest) -> None:
     prepared = prepare(token_kinds=("attention", "cls"), layers=(2, "last"), storage_dtype="float32")
     assert prepared.plan.spec.identity.token_kinds == ("cls", "attention")
-    create_feature_set(prepared.root, prepared.dataset, prepared.plan.spec)
+    begin_extraction(prepared)
     for shard in prepared.missing:
         extract_shard(prepared.plan, shard)
     features = open_store(prepared.plan.store).features(prepared.name)

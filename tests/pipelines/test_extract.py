@@ -18,7 +18,7 @@ import timm
 import torch
 from PIL import Image
 
-from feature_store import Receipt, Shard, TokenKind, create_feature_set, open_store
+from feature_store import Receipt, Shard, TokenKind, open_store
 from feature_store.reader import FeatureSet
 from pipelines import extract, image_files, prefetch
 from pipelines.backbones import BackboneRequest, resolve_backbone
@@ -30,7 +30,7 @@ from pipelines.extract import StoreUnwritableError, cached_backbone, extract_sha
 from pipelines.meter import Meter
 from pipelines.plan import ExtractionSettings
 from pipelines.prefetch import SourceChangedError
-from pipelines.run import Prepared, prepare_extraction
+from pipelines.run import Prepared, begin_extraction, prepare_extraction
 from pipelines.stopping import StopRequestedError, stop_requested
 
 Prepare = Callable[..., Prepared]
@@ -38,14 +38,14 @@ Prepare = Callable[..., Prepared]
 
 def extract_all(prepared: Prepared) -> FeatureSet:
     """Every missing shard in a plain loop."""
-    create_feature_set(prepared.root, prepared.dataset, prepared.plan.spec)
+    begin_extraction(prepared)
     for shard in prepared.missing:
         extract_shard(prepared.plan, shard)
     return open_store(prepared.plan.store).features(prepared.name)
 
 
 def first_shard(prepared: Prepared) -> Receipt:
-    create_feature_set(prepared.root, prepared.dataset, prepared.plan.spec)
+    begin_extraction(prepared)
     return extract_shard(prepared.plan, prepared.missing[0])
 
 
@@ -178,7 +178,7 @@ def test_an_image_that_changes_midway_fails_its_shard_and_no_other(
     dataset = open_dataset(f"images:{images}", options=DatasetOptions(content_key=content_key))
     settings = ExtractionSettings(rows_per_shard=8, batch_size=8)
     prepared = prepare_extraction(dataset, tiny_request, settings, store=str(tmp_path / "store"))
-    create_feature_set(prepared.root, prepared.dataset, prepared.plan.spec)
+    begin_extraction(prepared)
     change(images / dataset.table["uri"][10].as_py())
     with pytest.raises(SourceChangedError, match=message):
         extract_shard(prepared.plan, prepared.missing[1])
@@ -340,7 +340,7 @@ def decoding_threads() -> list[str]:
 
 def test_extraction_counts_its_rows_shards_and_seconds(prepare: Prepare, tmp_path: Path) -> None:
     prepared = prepare()
-    create_feature_set(prepared.root, prepared.dataset, prepared.plan.spec)
+    begin_extraction(prepared)
     meter = Meter()
     for shard in prepared.missing[:3]:
         extract_shard(prepared.plan, shard, meter=meter)
@@ -352,7 +352,7 @@ def test_extraction_counts_its_rows_shards_and_seconds(prepare: Prepare, tmp_pat
 
 def test_a_shard_that_is_not_of_the_plan_is_refused(prepare: Prepare) -> None:
     prepared = prepare()
-    create_feature_set(prepared.root, prepared.dataset, prepared.plan.spec)
+    begin_extraction(prepared)
     with pytest.raises(ValueError, match="are not shard 0"):
         extract_shard(prepared.plan, Shard(index=0, start=4, stop=12))
 

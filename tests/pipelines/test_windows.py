@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from feature_store import create_feature_set, open_store
+from feature_store import open_store
 from pipelines.backbones import (
     Backbone,
     BackboneError,
@@ -27,7 +27,7 @@ from pipelines.backbones.null import NullBackbone, load_null
 from pipelines.backbones.preprocessing import Preprocessing
 from pipelines.backbones.windows import in_windows, one_window, window_starts
 from pipelines.extract import extract_shard
-from pipelines.run import Prepared
+from pipelines.run import Prepared, begin_extraction
 
 Pixels = np.ndarray[Any, Any]
 
@@ -197,7 +197,7 @@ def test_the_null_model_extracts_in_windows_what_it_extracts_whole(
     for store, windows in (("whole", None), ("windows", Windows(size=(32, 32), stride=(16, 32)))):
         request = resolve_backbone("null", image_size=(64, 48), windows=windows, fit="squash")
         prepared = prepare(request=request, store=store)
-        create_feature_set(prepared.root, prepared.dataset, prepared.plan.spec)
+        begin_extraction(prepared)
         for shard in prepared.missing:
             extract_shard(type(prepared.plan).from_json(prepared.plan.to_json()), shard)
         stored[store] = open_store(prepared.plan.store).features(prepared.name)
