@@ -18,10 +18,12 @@ from pipelines.backbones.positions import RULES, Rule, position_text, resample
 _SURPLUS_PREFIXES = ("head.", "head_dist.", "fc_norm.", "decoder_", "mask_token", "projection_head.", "proj_head.")
 # FlexiViT and RADIO are the two of timm whose position embedding is resampled in other ways than the rest.
 _FLEXIBLE, _RADIO = "flexivit", "radio"
-_AS_STORED = "as stored"
+_AS_STORED, _TIMM = "as stored", "timm"
 _REASON_CHARACTERS = 200
 _IMAGE_CHANNELS = 3
 _OF_CLIP = "class_embedding"
+# As OpenAI names it, whose files timm renames.
+_OF_OPENAI = "positional_embedding"
 _State = dict[str, torch.Tensor]
 
 
@@ -48,8 +50,10 @@ def load_weights(
     position_embedding = _resampling(module, state, architecture, rule)
     try:
         converted = _convert(module, state, architecture)
-        if rule is not None and position_embedding != _AS_STORED:
-            converted["pos_embed"] = _resampled(module, state["pos_embed"], RULES[rule])
+        has_embedding = "pos_embed" in state and getattr(module, "pos_embed", None) is not None
+        if has_embedding and position_embedding != _AS_STORED and _FLEXIBLE not in architecture:
+            # timm's own rule too: a file then has the same tokens by timm's name and by its family's.
+            converted["pos_embed"] = _resampled(module, state["pos_embed"], RULES[rule or _TIMM])
         wanted = module.state_dict()
         kept = {name: value for name, value in converted.items() if name in wanted}
         problems = _problems(module, converted, wanted)
@@ -153,6 +157,9 @@ def _require_same_patch(module: Any, state: _State, weights: Path, architecture:
 def _resampled(module: Any, stored: torch.Tensor, rule: Rule) -> torch.Tensor:
     """Positions by a rule that was asked for, instead of timm's; models with registers keep those of patches alone."""
     side = int(stored.shape[1] ** 0.5)
+    n_prefix = stored.shape[1] - side * side
+    if n_prefix not in {0, 1, int(module.num_prefix_tokens)}:
+        raise ValueError(f"{stored.shape[1]} stored positions are no square of patches with the model's prefix tokens")
     resampled = resample(stored, stored=(side, side), wanted=tuple(module.patch_embed.grid_size), rule=rule)
     return resampled[:, -module.pos_embed.shape[1] :]
 
@@ -165,12 +172,14 @@ def _resampling(module: Any, state: _State, architecture: str, rule: str | None)
             f"--position-embedding {rule!r} does not apply to {architecture!r}; the rules are {', '.join(RULES)}, for "
             "models that store an embedding."
         )
+    # As OpenAI names it, whose files timm renames.
+    stored = state.get(_OF_OPENAI) if stored is None else stored
     if stored is None or own is None:
         wanted = module.state_dict()
         tables = [name for name in state if name.endswith("relative_position_bias_table") and name in wanted]
         if any(state[name].shape != wanted[name].shape for name in tables):
             return f"relative bias resampled to {height}x{width} (timm)"
-        return "none stored"
+        return _AS_STORED if tables else "none stored"
     n_stored = int(stored.shape[-2])
     # The class token's place may be stored or not, the registers' likewise.
     counts = {n_stored, n_stored - 1, n_stored - int(module.num_prefix_tokens)}

@@ -16,7 +16,7 @@ from pipelines.backbones.checkpoint import BackboneError
 from pipelines.backbones.formats import State, VitForm
 from pipelines.backbones.formats.nearness import by
 from pipelines.backbones.ground_distance import DEFAULT_DISTANCE_M, ScaleMaeNetwork
-from pipelines.backbones.positions import RULES, resample
+from pipelines.backbones.positions import RULES, position_text, resample
 
 _NETWORKS = {"VisionTransformer": VisionTransformer, "Beit": Beit, "Eva": Eva, "ScaleMae": ScaleMaeNetwork}
 _TABLE = "relative_position_bias_table"
@@ -72,7 +72,8 @@ def build_network(form: VitForm, image_size: tuple[int, int]) -> Any:
     arguments.pop("default_ground_sample_distance_m", None)
     if "mlp_layer" in arguments:
         arguments["mlp_layer"] = _LAYERS[arguments["mlp_layer"]]
-    module = _NETWORKS[form.network](num_classes=0, global_pool="", **arguments)
+    # Without pooling the final norm is `norm`; files of models that pool before it have `fc_norm` instead.
+    module = _NETWORKS[form.network](num_classes=0, **{"global_pool": "", **arguments})
     return module.eval().requires_grad_(False)
 
 
@@ -87,7 +88,7 @@ def fill_network(module: Any, state: State, form: VitForm, *, rule: str | None =
     """
     state, wanted = dict(state), grid_of(module)
     if "pos_embed" in state:
-        how = RULES[own_rule(form, rule)]
+        how = RULES[_embedding_rule(form, rule)]
         state["pos_embed"] = resample(state["pos_embed"], stored=form.grid, wanted=wanted, rule=how)
     for name in state:
         if name.endswith(_TABLE):
@@ -118,6 +119,28 @@ def own_rule(form: VitForm, rule: str | None) -> str:
     if rule not in RULES:
         raise BackboneError(f"--position-embedding {rule!r} is not known; give one of {', '.join(RULES)}.")
     return rule
+
+
+def _embedding_rule(form: VitForm, rule: str | None) -> str:
+    """The rule for a position embedding; BEiT and SimMIM can have one beside their tables, and resample it as MAE."""
+    own = own_rule(form, rule)
+    if own in RULES:
+        return own
+    return "timm" if own == relative_bias.TIMM else "mae"
+
+
+def positions_text(form: VitForm, wanted: tuple[int, int], *, rule: str | None = None) -> str:
+    """How a file's positions come to a network's grid, as the identity records it.
+
+    Args:
+        form: of the file.
+        wanted: (height, width) of the network's grid.
+        rule: the one that was asked for; None for the family's own.
+    """
+    text = position_text(own_rule(form, rule), form.grid, wanted)
+    if form.options.get("use_abs_pos_emb") and form.grid != wanted:
+        return f"{text}; embedding {position_text(_embedding_rule(form, rule), form.grid, wanted)}"
+    return text
 
 
 def grid_of(module: Any) -> tuple[int, int]:

@@ -4,7 +4,7 @@ The rules differ by more than rounding. timm's antialias alone moves the varianc
 rule's name and its parameters are part of a feature set's identity.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -35,7 +35,9 @@ class Rule:
         how = f"{self.mode} {'with' if self.antialias else 'without'} antialias"
         how += " and aligned corners" if self.align_corners else ""
         how += f" scaled by (n + {self.offset}) / N" if self.offset is not None else ""
-        return f"{how} from {stored[0]}x{stored[1]} to {wanted[0]}x{wanted[1]} ({self.name})"
+        # Families that resample alike have one text, so that it is no matter by which of them a file was named.
+        name = next(rule.name for rule in RULES.values() if replace(rule, name=self.name) == self)
+        return f"{how} from {stored[0]}x{stored[1]} to {wanted[0]}x{wanted[1]} ({name})"
 
 
 # facebookresearch/dino @7c446df and dinov2 @b8931f7, interpolate_pos_encoding; mae @efb2a80, util/pos_embed.py;
@@ -86,7 +88,9 @@ def resample(
         return embedding
     n_prefix = embedding.shape[1] - stored[0] * stored[1]
     prefix, patches = embedding[:, :n_prefix], embedding[:, n_prefix:]
-    lattice = patches.reshape(1, *stored, -1).permute(0, 3, 1, 2)
+    # In float32 whatever the file has, as timm and the authors do it.
+    exact = torch.promote_types(patches.dtype, torch.float32)
+    lattice = patches.to(exact).reshape(1, *stored, -1).permute(0, 3, 1, 2)
     if rule.offset is None:
         resampled = torch.nn.functional.interpolate(
             lattice,
@@ -98,4 +102,5 @@ def resample(
     else:
         scale = tuple((new + rule.offset) / old for new, old in zip(wanted, stored, strict=True))
         resampled = torch.nn.functional.interpolate(lattice, scale_factor=scale, mode=rule.mode, align_corners=False)
-    return torch.cat([prefix, resampled.permute(0, 2, 3, 1).reshape(1, wanted[0] * wanted[1], -1)], dim=1)
+    flat = resampled.permute(0, 2, 3, 1).reshape(1, wanted[0] * wanted[1], -1)
+    return torch.cat([prefix, flat.to(prefix.dtype)], dim=1)

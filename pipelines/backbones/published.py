@@ -16,10 +16,17 @@ from pipelines.backbones.formats import FAMILIES, VitForm
 from pipelines.backbones.held_weights import hold_weights
 from pipelines.backbones.hub_folder import weights_file
 from pipelines.backbones.inspection import CheckpointReport, inspect_checkpoint, require_fit
-from pipelines.backbones.networks import build_network, fill_network, grid_of, network_arguments, own_rule
-from pipelines.backbones.positions import position_text
+from pipelines.backbones.networks import (
+    build_network,
+    fill_network,
+    grid_of,
+    network_arguments,
+    own_rule,
+    positions_text,
+)
 from pipelines.backbones.preprocessing import Fit, ImageSize, Preprocessing
 from pipelines.backbones.request import BackboneRequest, RequestOptions
+from pipelines.backbones.same_network import published_record
 from pipelines.backbones.timm_vit import TimmBackbone, attention, compute_float32_in_full
 
 
@@ -60,8 +67,10 @@ def resolve_published(
     path = weights_file(resolved(weights))
     sha256 = file_sha256(path)
     # A digest tells files apart that have the same names and shapes, such as the encoders of MAE and Scale-MAE.
-    entry = of_digest(sha256) if model == AUTO else known(model)
     family = None if model == AUTO else model
+    entry = known(model)
+    if entry is None and (found := of_digest(sha256)) is not None and family in (None, found.family):
+        entry = found
     report = inspect_checkpoint(path, family=family if entry is None else entry.family, network=options.get("network"))
     options["network"] = report.network if len(report.networks) > 1 else None
     form = report.form
@@ -72,6 +81,9 @@ def resolve_published(
         )
     require_fit(report)
     own_rule(form, options.get("position_embedding"))
+    if image_size is None and entry is not None and entry.native_size != form.image_size[0]:
+        # Whoever made it, such as by fine-tuning, ran it at another size than its positions are stored for.
+        image_size = (entry.native_size, entry.native_size)
     with torch.device("meta"):
         build_network(form, image_size or form.image_size)
     return BackboneRequest(
@@ -142,17 +154,16 @@ def _backbone(request: BackboneRequest, form: VitForm, module: Any) -> TimmBackb
             interpolation=form.evaluation.interpolation,
             mean=form.mean,
             std=form.std,
-            position_embedding=position_text(own_rule(form, request.position_embedding), form.grid, grid_of(module)),
+            position_embedding=positions_text(form, grid_of(module), rule=request.position_embedding),
         ),
-        architecture={
-            "library": "timm",
-            "name": form.network,
-            "family": form.family,
-            "arguments": network_arguments(form, image_size),
-            "norm": norm_name(module),
-            # Where a file holds several networks, its digest does not say which of them this is.
-            **({} if request.network is None else {"network": request.network}),
-        },
+        architecture=published_record(
+            form.network,
+            network_arguments(form, image_size),
+            module,
+            image_size,
+            norm=norm_name(module),
+            of=request.network,
+        ),
         depth=form.depth,
         grid=grid_of(module),
         n_features=form.width,

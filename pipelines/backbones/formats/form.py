@@ -105,6 +105,11 @@ class VitForm:
         return f"{self.family}-{letters}{self.patch}{f'-reg{self.registers}' if self.registers else ''}"
 
     @property
+    def norm(self) -> str:
+        """The norm that every token passes: `norm`, or `fc_norm`, which the authors give the mean of the patches."""
+        return "fc_norm" if self.options.get("global_pool") else "norm"
+
+    @property
     def image_size(self) -> tuple[int, int]:
         """(height, width) of the input that the file was trained for, in pixels."""
         return self.grid[0] * self.patch, self.grid[1] * self.patch
@@ -174,6 +179,11 @@ def count_blocks(published: Published, pattern: str = r"blocks\.(\d+)\.") -> int
     """Transformer blocks of a file: one more than the highest number in its names."""
     numbers = [int(found[1]) for name in published.shapes if (found := re.match(pattern, name))]
     return max(numbers, default=-1) + 1
+
+
+def pooling(published: Published) -> dict[str, str]:
+    """What tells a network of timm that its final norm is `fc_norm`, where a file has it in place of `norm`."""
+    return {"global_pool": "avg"} if published.has("fc_norm.weight") and not published.has("norm.weight") else {}
 
 
 def heads_of(width: int) -> tuple[int, tuple[str, ...]]:

@@ -18,6 +18,7 @@ from pipelines.backbones.formats.form import (
     UnsupportedFormError,
     VitForm,
     count_blocks,
+    pooling,
     size_name,
     whole,
 )
@@ -135,7 +136,9 @@ _DINOV3_RENAMES = (
     (r"\.mlp\.up_proj\.", ".mlp.fc1_x."),
     (r"\.mlp\.down_proj\.", ".mlp.fc2."),
 )
-_BEIT_RENAMES = (*_EMBEDDINGS, *_BLOCKS, (r"\.lambda_([12])$", r".gamma_\1"))
+# Fine-tuned with mean pooling, the norm is that of the mean.
+_POOLED = (r"^(?:beit\.)?pooler\.layernorm\.", "fc_norm.")
+_BEIT_RENAMES = (_POOLED, *_EMBEDDINGS, *_BLOCKS, (r"\.lambda_([12])$", r".gamma_\1"))
 _DINOV2_RENAMES = (*_EMBEDDINGS, *_BLOCKS, _SCALES)
 # The defaults are those of transformers' own configurations, which config.json leaves out where they hold.
 _KINDS = {
@@ -228,7 +231,7 @@ def _read(model_type: str, kind: _Kind) -> Callable[[Published], VitForm | None]
             registers=_registers(config, kind),
             class_token=kind.class_token,
             norm_eps=_positive(config, "layer_norm_eps", kind.norm_eps),
-            options={**_activation(config, kind), **kind.options(config)},
+            options={**_activation(config, kind), **kind.options(config), **pooling(blocks)},
             positions=kind.positions,
             **_preprocessing(published.preprocessor, kind),
         )
