@@ -43,7 +43,7 @@ from feature_store.store import FeatureStore
 from feature_store.writer import check_feature_set, committed_receipts, look_at_store, read_spec
 from pipelines.backbones import Backbone, BackboneRequest, describe_backbone, kernel_name
 from pipelines.backbones.checkpoint import file_sha256
-from pipelines.datasets import Dataset
+from pipelines.datasets import Dataset, Finding, classes_without_pixels
 from pipelines.environment import current_environment, require_same_environment
 from pipelines.extract import cached_manifest, planned_backbone
 from pipelines.failures import ShardFailure
@@ -114,6 +114,7 @@ class Prepared:
         computed: of each missing shard, how many rows no source gives.
         manifest: of the dataset, its columns that decide pixels.
         sources: feature sets that have rows of the missing shards.
+        findings: what the dataset's adapter noticed, and the classes that no pixel has.
     """
 
     root: ObjectRoot
@@ -127,6 +128,7 @@ class Prepared:
     staged: StagedDataset | None
     done_as: str | None
     sources: tuple[Source, ...] = ()
+    findings: tuple[Finding, ...] = ()
 
     @property
     def already(self) -> int:
@@ -166,7 +168,8 @@ def prepare_extraction(
     backbone = describe_backbone(request)
     require_possible(backbone, settings)
     root = look_at_store(store) if dry_run else _entered(store)
-    content = dataset.spec, dataset.table, dataset.iter_masks()
+    seen: set[int] = set()
+    content = dataset.spec, dataset.table, dataset.iter_masks(seen)
     staged = None if dry_run else stage_dataset(*content)
     stored = describe_dataset(*content) if staged is None else staged.described
     spec = feature_set_spec(stored, backbone, settings, attention_kernel=kernel)
@@ -206,6 +209,7 @@ def prepare_extraction(
         staged=staged,
         done_as=done_as,
         sources=sources,
+        findings=(*dataset.findings, *classes_without_pixels(dataset.spec, seen)),
     )
 
 
@@ -359,6 +363,7 @@ def _run_record(prepared: Prepared, engine: Engine, workers: int) -> dict[str, A
         "workers": workers,
         "threads": plan.threads,
         "shards": len(prepared.missing),
+        "findings": [finding.to_json() for finding in prepared.findings],
         "reused_from": [
             {"feature_set": name, "environments": history.environments(f"{FEATURES}/{name}")} for name in plan.sources
         ],

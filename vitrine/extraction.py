@@ -18,6 +18,7 @@ from pipelines.plan import ExtractionSettings, PlanError
 from pipelines.run import Engine, Outcome, Prepared, prepare_extraction, run_extraction, settle_extraction
 from vitrine import exits
 from vitrine.extract_checks import check_device, check_fit
+from vitrine.findings import finding_pairs
 from vitrine.output import console, counted, duration, print_json, print_pairs, size
 from vitrine.progress import extraction_bar
 
@@ -148,6 +149,7 @@ def extract_dataset(
                 "dry_run": True,
                 **asdict(cost),
                 "sources": [asdict(source) for source in prepared.sources],
+                **_findings(prepared),
             }
         )
     return exits.DONE
@@ -170,7 +172,7 @@ def _run(prepared: Prepared, cost: Cost, engine: Engine, options: RunOptions) ->
             outcome = run_extraction(prepared, engine, workers=options.workers, progress_folder=folder)
     code = _exit_code(outcome)
     if options.json:
-        print_json({**outcome.to_json(), "exit_code": code})
+        print_json({**outcome.to_json(), "exit_code": code, **_findings(prepared)})
     elif options.talks:
         _print_outcome(outcome, cost)
     if outcome.interrupted:
@@ -193,11 +195,26 @@ def _report_done(prepared: Prepared, options: RunOptions) -> int:
     name = prepared.done_as or prepared.name
     invalid = _invalid_counts(prepared, name)
     if options.json:
-        print_json({"feature_set": name, "already_done": True, "committed": 0, "reused": 0, "invalid": invalid})
+        print_json(
+            {
+                "feature_set": name,
+                "already_done": True,
+                "committed": 0,
+                "reused": 0,
+                "invalid": invalid,
+                **_findings(prepared),
+            }
+        )
     elif options.talks:
         note = f"; {sum(invalid.values())} rows invalid" if invalid else ""
         console().print(f"{name}: done already, nothing to compute{note}")
+        if prepared.findings:
+            print_pairs("in its dataset", finding_pairs(prepared.findings))
     return exits.INCOMPLETE if invalid else exits.DONE
+
+
+def _findings(prepared: Prepared) -> dict[str, Any]:
+    return {"findings": [found.to_json() for found in prepared.findings]}
 
 
 def _invalid_counts(prepared: Prepared, name: str) -> dict[str, int]:
@@ -224,6 +241,7 @@ def _print_cost(prepared: Prepared, cost: Cost, workers: int) -> None:
             **_reuse_pairs(prepared, cost),
             "workers": f"{workers} x {counted(prepared.plan.threads, 'thread')}, "
             f"{'' if cost.calibrated else 'about '}{size(cost.worker_bytes)} each, batch {spec.batch_size}",
+            **finding_pairs(prepared.findings),
             "time": _time_text(cost),
         },
     )

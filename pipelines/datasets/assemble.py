@@ -10,6 +10,7 @@ from feature_store.canonical import canonical_json
 from feature_store.errors import ManifestError
 from feature_store.manifest import DatasetSpec, check_relative_uri, manifest_table
 from pipelines.datasets.dataset import Dataset, DatasetOptions
+from pipelines.datasets.findings import Finding, classes_without_images, copies, finding
 from pipelines.datasets.masks import mask_size
 from pipelines.datasets.scan import ImageFacts, Progress, inspect_images
 from pipelines.views import is_outside, resize_target, tile_box
@@ -60,7 +61,23 @@ def assemble_dataset(
         for view in _cut(keyed, fact, options):
             _check_mask(root, view, fact, spec, checked_masks)
             views.append(view)
-    return Dataset(spec=spec, table=manifest_table(views), root=root)
+    table = manifest_table(views)
+    unreadable = {uri for uri, fact in facts.items() if fact.code is not None}
+    findings = (*_unreadable(facts), *copies(table, unreadable), *classes_without_images(table, spec))
+    return Dataset(spec=spec, table=table, root=root, findings=findings)
+
+
+def _unreadable(facts: Mapping[str, ImageFacts]) -> tuple[Finding, ...]:
+    """The images whose rows will be invalid, by reason."""
+    by_code: dict[str, list[str]] = defaultdict(list)
+    for uri, fact in facts.items():
+        if fact.code is not None:
+            by_code[fact.code].append(uri)
+    found: tuple[Finding, ...] = ()
+    for code, uris in sorted(by_code.items()):
+        detail = facts[min(uris, key=str.encode)].detail
+        found += finding("unreadable", f"images recorded as {code}", uris, detail=detail)
+    return found
 
 
 def check_tile(row: Row, size: Size | None) -> None:

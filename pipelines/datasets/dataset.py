@@ -9,8 +9,8 @@ import pyarrow as pa
 
 from feature_store.errors import ManifestError
 from feature_store.manifest import DatasetSpec
+from pipelines.datasets.findings import Finding
 from pipelines.datasets.masks import Mask, iter_view_masks
-from pipelines.datasets.passed_over import PassedOver
 
 TileFit = Literal["refuse", "pad", "resize"]
 ContentKey = Literal["sha256", "stat"]
@@ -65,21 +65,24 @@ class Dataset:
         spec: name, classes, void label, license.
         table: the manifest, in row order.
         root: the folder that every path in the manifest is relative to.
-        passed_over: what was found and gives no row.
+        findings: what was noticed on the way and a user should hear of.
     """
 
     spec: DatasetSpec
     table: pa.Table
     root: Path
-    passed_over: tuple[PassedOver, ...] = ()
+    findings: tuple[Finding, ...] = ()
 
-    def iter_masks(self) -> Iterator[Mask | None]:
+    def iter_masks(self, seen: set[int] | None = None) -> Iterator[Mask | None]:
         """The masks in row order, each cut to its view; None for a row without one.
 
         Values are the file's own. Each file is decoded once per run of rows that share it, and one mask is held at a
         time.
 
+        Args:
+            seen: gets every value that a mask holds.
+
         Raises:
             ManifestError: a mask that cannot be read, or holds a value that is neither a class nor void.
         """
-        return iter_view_masks(self.root, self.table, self.spec)
+        return iter_view_masks(self.root, self.table, self.spec, seen)

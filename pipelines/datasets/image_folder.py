@@ -1,14 +1,23 @@
 """`images:PATH`: images in class folders, in split/class folders, in split folders, or in one folder without labels."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from feature_store.errors import ManifestError
 from pipelines.datasets.assemble import Row, assemble_dataset
 from pipelines.datasets.dataset import Dataset, DatasetOptions
-from pipelines.datasets.description import dataset_spec
-from pipelines.datasets.scan import ANNOTATION_ENDING, IMAGE_SUFFIXES, SPLITS, Progress, existing_folder, list_files
+from pipelines.datasets.description import DESCRIPTION_FILE, dataset_spec
+from pipelines.datasets.findings import finding
+from pipelines.datasets.scan import (
+    ANNOTATION_ENDING,
+    IMAGE_SUFFIXES,
+    SPLITS,
+    Listing,
+    Progress,
+    existing_folder,
+    list_folder,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,8 +33,8 @@ def open_image_folder(path: Path, options: DatasetOptions, progress: Progress | 
     """A dataset of labelled or unlabelled images.
 
     Folders named train, training, val, valid, validation, dev, test or testing are splits when they hold class folders,
-    or when there is nothing else; any other folder is a class. Classes are numbered in the order of their names over
-    all splits, or as the options or `dataset.json` list them.
+    or when there is nothing else; any other folder is a class, even one that holds no image. Classes are numbered in
+    the order of their names over all splits, or as the options or `dataset.json` list them.
 
     Args:
         path: the folder.
@@ -36,19 +45,19 @@ def open_image_folder(path: Path, options: DatasetOptions, progress: Progress | 
         ManifestError: no images, a mixed layout, or a class that the stated list lacks.
     """
     root = existing_folder(path, source=f"images:{path}")
-    uris = list_files(root)
-    if not uris:
+    listing = list_folder(root, own=(DESCRIPTION_FILE,))
+    if not listing.uris:
+        raise ManifestError(_no_image(path, listing))
+    placed = place_in_folders(listing.uris)
+    with_images = {image.class_name for image in placed if image.class_name is not None}
+    folders = sorted(with_images | _class_folders(placed, listing.folders), key=str.encode)
+    spec = dataset_spec(root, options, found_classes=tuple(folders))
+    unknown = [name for name in folders if name not in spec.classes]
+    strangers = [name for name in unknown if name in with_images]
+    if strangers:
+        _refuse_masks(root, path, folders)
         raise ManifestError(
-            f"no image under {str(path)!r}; files with these endings are read: {' '.join(IMAGE_SUFFIXES)}."
-        )
-    placed = place_in_folders(uris)
-    found = tuple(sorted({image.class_name for image in placed if image.class_name is not None}, key=str.encode))
-    spec = dataset_spec(root, options, found_classes=found)
-    unknown = [name for name in found if name not in spec.classes]
-    if unknown:
-        _refuse_masks(root, path, found)
-        raise ManifestError(
-            f"class folder {unknown[0]!r} is not among the stated classes {list(spec.classes)[:20]}; rename the "
+            f"class folder {strangers[0]!r} is not among the stated classes {list(spec.classes)[:20]}; rename the "
             "folder, or add it to --classes or dataset.json."
         )
     number = {name: index for index, name in enumerate(spec.classes)}
@@ -60,7 +69,28 @@ def open_image_folder(path: Path, options: DatasetOptions, progress: Progress | 
         }
         for image in placed
     ]
-    return assemble_dataset(root, rows, spec, options, progress)
+    dataset = assemble_dataset(root, rows, spec, options, progress)
+    empty = finding("passed_over", "folders without an image that are no stated class", unknown)
+    return replace(dataset, findings=(*listing.passed_over, *empty, *dataset.findings))
+
+
+def _no_image(path: Path, listing: Listing) -> str:
+    there = "; ".join(f"{found.what}: {found.count}" for found in listing.passed_over[:5])
+    return (
+        f"no image under {str(path)!r}{f', but {there}' if there else ''}. Files with these endings are read: "
+        f"{' '.join(IMAGE_SUFFIXES)}."
+    )
+
+
+def _class_folders(placed: Sequence[Placed], folders: Sequence[str]) -> set[str]:
+    """The folders that are classes by their place, whatever is in them: numbers must not depend on what can be read."""
+    labelled = next((image for image in placed if image.class_name is not None), None)
+    if labelled is None:
+        return set()
+    if labelled.split is None:
+        return {name for name in folders if "/" not in name}
+    parts = [name.split("/") for name in folders]
+    return {name[1] for name in parts if len(name) == 2 and name[0].lower() in SPLITS}
 
 
 def _refuse_masks(root: Path, path: Path, folders: Sequence[str]) -> None:

@@ -14,8 +14,8 @@ from feature_store.manifest import MANIFEST_SCHEMA, DatasetSpec, check_ground_sa
 from pipelines.datasets.assemble import Row, assemble_dataset, check_tile
 from pipelines.datasets.dataset import Dataset, DatasetOptions
 from pipelines.datasets.description import MAX_CLASSES, dataset_spec
+from pipelines.datasets.findings import finding
 from pipelines.datasets.labels import number_labels
-from pipelines.datasets.passed_over import PassedOverList
 from pipelines.datasets.scan import Progress, existing_folder
 from pipelines.datasets.text_table import MAX_FILE_BYTES, MAX_ROWS, MAX_TEXT, TEXT_SUFFIXES, read_text_table
 from pipelines.datasets.user_paths import plain_paths
@@ -62,9 +62,9 @@ def open_manifest_file(path: Path, options: DatasetOptions, progress: Progress |
         raise ManifestError(f"{path} has tiles of its own; leave out --tile {options.tile}, or the column 'tile'.")
     dataset = assemble_dataset(root, rows, spec, options, progress)
     check_views(dataset.table, {row["view_id"] for row in rows if row.get("view_id")})
-    passed_over = PassedOverList()
-    passed_over.add_all("columns that no manifest has", others)
-    return replace(dataset, passed_over=(*dataset.passed_over, *passed_over.found()))
+    return replace(
+        dataset, findings=(*finding("passed_over", "columns that no manifest has", others), *dataset.findings)
+    )
 
 
 def _read(path: Path) -> tuple[pa.Table, Callable[[int], str], list[str]]:

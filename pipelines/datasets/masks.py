@@ -26,6 +26,7 @@ _MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")
 _BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262
 _BLACK_IS_ZERO, _PALETTE = 1, 3
 _ROWS_PER_BATCH = 4096
+_PIXELS_PER_STEP = 1 << 20
 
 
 def mask_size(root: Path, uri: str) -> tuple[int, int]:
@@ -106,13 +107,22 @@ def check_mask_values(mask: Mask, uri: str, spec: DatasetSpec) -> None:
     Raises:
         ManifestError: names the file, the value and the way out.
     """
-    present = np.flatnonzero(np.bincount(mask.ravel()))
-    for value in present[present >= spec.n_classes].tolist():
-        if value != spec.void:
+    for value in values_in(mask):
+        if value >= spec.n_classes and value != spec.void:
             raise ManifestError(
                 f"mask {uri} holds value {value}, but classes are numbered 0 to {spec.n_classes - 1} and void is "
                 f"{spec.void}. State the void value with --void or 'void' in dataset.json, or name the missing classes."
             )
+
+
+def values_in(mask: Mask) -> list[int]:
+    """The values that a mask holds, ascending."""
+    present = np.zeros(int(np.iinfo(mask.dtype).max) + 1, dtype=bool)
+    # In runs of rows, since NumPy takes eight bytes a pixel for what it indexes with.
+    rows = max(1, _PIXELS_PER_STEP // mask.shape[1])
+    for start in range(0, len(mask), rows):
+        present[mask[start : start + rows]] = True
+    return [int(value) for value in np.flatnonzero(present)]
 
 
 def cut_mask(
@@ -156,7 +166,9 @@ def _nearest(source: int, target: int) -> np.ndarray[Any, np.dtype[np.int64]]:
     return (2 * np.arange(target, dtype=np.int64) + 1) * source // (2 * target)
 
 
-def iter_view_masks(root: Path, table: pa.Table, spec: DatasetSpec) -> Iterator[Mask | None]:
+def iter_view_masks(
+    root: Path, table: pa.Table, spec: DatasetSpec, seen: set[int] | None = None
+) -> Iterator[Mask | None]:
     """The masks of a manifest's rows; see `Dataset.iter_masks`."""
     held: tuple[str, Mask] | None = None
     for batch in table.select(["mask_uri", "tile", "transform"]).to_batches(max_chunksize=_ROWS_PER_BATCH):
@@ -170,4 +182,7 @@ def iter_view_masks(root: Path, table: pa.Table, spec: DatasetSpec) -> Iterator[
                 check_mask_values(mask, uri, spec)
                 held = (uri, mask)
             # A copy: whoever changes one row's mask must not change the next row's.
-            yield cut_mask(held[1], row["tile"], row["transform"], void=spec.void).copy()
+            cut = cut_mask(held[1], row["tile"], row["transform"], void=spec.void).copy()
+            if seen is not None:
+                seen.update(values_in(cut))
+            yield cut

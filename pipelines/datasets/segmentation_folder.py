@@ -1,13 +1,15 @@
 """`segmentation:PATH`: CamVid's layout, `train/` beside `trainannot/`, a mask with the stem of its image."""
 
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from feature_store.errors import ManifestError
 from pipelines.datasets.assemble import Row, assemble_dataset
 from pipelines.datasets.dataset import Dataset, DatasetOptions
 from pipelines.datasets.description import DESCRIPTION_FILE, dataset_spec
+from pipelines.datasets.findings import finding
 from pipelines.datasets.masks import MASK_SUFFIXES
-from pipelines.datasets.scan import ANNOTATION_ENDING, SPLITS, Progress, existing_folder, list_files
+from pipelines.datasets.scan import ANNOTATION_ENDING, SPLITS, Progress, existing_folder, list_folder
 
 
 def open_segmentation_folder(path: Path, options: DatasetOptions, progress: Progress | None = None) -> Dataset:
@@ -38,20 +40,32 @@ def open_segmentation_folder(path: Path, options: DatasetOptions, progress: Prog
             f"{str(path)!r} does not say what its mask values mean; write a {DESCRIPTION_FILE} beside the splits with "
             '{"classes": ["sky", ...], "void": 11}, or give --classes and --void.'
         )
-    uris = list_files(root)
-    masks = _masks_by_stem(uris, {name + ANNOTATION_ENDING for name in paired})
+    listing = list_folder(root, own=(DESCRIPTION_FILE,))
+    annotated = {name + ANNOTATION_ENDING for name in paired}
+    masks = _masks_by_stem(listing.uris, annotated)
     rows: list[Row] = []
-    for uri in uris:
+    elsewhere = []
+    for uri in listing.uris:
         folder = uri.split("/")[0]
         if folder in paired:
             rows.append({"uri": uri, "split": _split(folder), "mask_uri": _mask_of(uri, folder, masks)})
         elif folder in folders and folder.lower() in SPLITS:
             rows.append({"uri": uri, "split": _split(folder)})
+        elif folder not in annotated:
+            elsewhere.append(uri)
     if not any("mask_uri" in row for row in rows):
         raise ManifestError(
             f"no image in {sorted(paired)} under {str(path)!r}; put the images beside their masks' folders."
         )
-    return assemble_dataset(root, rows, spec, options, progress)
+    dataset = assemble_dataset(root, rows, spec, options, progress)
+    unused = set(masks.values()) - {row.get("mask_uri") for row in rows}
+    findings = (
+        *listing.passed_over,
+        *finding("passed_over", "images outside the folders of the splits", elsewhere),
+        *finding("passed_over", "masks of no image", unused),
+        *dataset.findings,
+    )
+    return replace(dataset, findings=findings)
 
 
 def _split(folder: str) -> str:

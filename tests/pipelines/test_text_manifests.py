@@ -232,7 +232,7 @@ def test_columns_that_no_manifest_has_are_counted_and_named(folder: Path, name: 
         written(path, '{"uri":"a.png","width":4}\n{"uri":"b.png","lable":"dog"}\n')
     else:
         pq.write_table(pa.table({"uri": ["a.png"], "width": [4], "lable": ["dog"]}), path)
-    (passed,) = opened(path).passed_over
+    passed = opened(path).findings[0]
     assert (passed.what, passed.count, passed.names) == ("columns that no manifest has", 2, ("lable", "width"))
 
 
