@@ -37,6 +37,8 @@ _CREDENTIAL_CODES = {
 }
 _CLIENT_PACKAGES = {"botocore", "aiobotocore", "aiohttp", "s3fs", "gcsfs", "adlfs", "azure", "google", "fsspec"}
 _CHAIN = 5
+# The places that have answered this process, whichever root asked: one that did is away, and its address is right.
+_answered: set[str] = set()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +89,10 @@ class Caller:
     def __init__(self, url: str, policy: RetryPolicy | None = None) -> None:
         self._url = url
         self._policy = policy or policy_from_environment()
-        self._answered = False
+
+    @property
+    def _has_answered(self) -> bool:
+        return self._url in _answered
 
     def call(self, doing: str, action: Callable[[], _Result]) -> _Result:
         """The action's result; failures that may pass are waited out, so the action must be safe to repeat.
@@ -108,7 +113,8 @@ class Caller:
                 result = action()
             except Exception as error:
                 status, code = answer_of(error)
-                self._answered |= status is not None
+                if status is not None:
+                    _answered.add(self._url)
                 if not may_pass(error):
                     self._raise_final(doing, error)
                 now = time.monotonic()
@@ -119,11 +125,11 @@ class Caller:
                     raise self._unanswered(doing, error, status, code, tried) from error
                 time.sleep(delay_s)
             else:
-                self._answered = True
+                _answered.add(self._url)
                 return result
 
     def _patience_s(self, error: Exception) -> float:
-        unreached = not self._answered and bool(_names(error) & _UNREACHED_ERRORS)
+        unreached = not self._has_answered and bool(_names(error) & _UNREACHED_ERRORS)
         return self._policy.unreached_s if unreached else self._policy.patience_s
 
     def _delay_s(self, attempt: int, error: Exception) -> float:
@@ -173,7 +179,7 @@ class Caller:
     def _unanswered(self, doing: str, error: Exception, status: int | None, code: str, tried: str) -> StorageError:
         if status is not None:
             text = f"{self._url} keeps failing to {doing} ({status} {code}, {tried}); wait until it is well again"
-        elif self._answered:
+        elif self._has_answered:
             text = f"{self._url} no longer answers ({type(error).__name__}, {tried}: {doing}); mend the network"
         else:
             text = (

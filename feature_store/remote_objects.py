@@ -20,6 +20,7 @@ from feature_store.errors import CorruptError, StoreError
 from feature_store.objects import ObjectRoot
 from feature_store.read_ahead import read_ahead
 from feature_store.remote_calls import Caller, answer_of
+from feature_store.remote_ranges import RangeIgnoredError, get_range
 
 # One request's share of a large object: large against a request's own cost, small against memory.
 PIECE_BYTES = 8 << 20
@@ -106,17 +107,17 @@ class RemoteRoot(ObjectRoot):
         """Bytes `start`:`stop`, fewer where the object ends before."""
         try:
             # Nobody can ask for nothing, and an object that is not there must be noticed all the same.
-            data = bytes(self._filesystem.cat_file(self._full(path), start=start, end=max(stop, start + 1)))
+            return get_range(self._filesystem, self._full(path), start, max(stop, start + 1))[: stop - start]
         except OSError as error:
             if answer_of(error)[1] == _BEYOND_END:
                 return b""
             raise
-        if start and len(data) > stop - start:
+        except RangeIgnoredError as error:
             raise StoreError(
-                f"{self.url} sends whole objects where a part is asked for; put the store where ranged reads are "
-                "honoured. `vitrine doctor` probes a place."
-            )
-        return data[: stop - start]
+                f"{self.url} sends whole objects where a part is asked for: its server, or a proxy before it, passes "
+                "over the header `Range`. Put the store where ranged reads are honoured; `vitrine doctor` probes a "
+                "place."
+            ) from error
 
     def read_range(self, path: str, start: int, stop: int) -> bytes:
         """See `ObjectRoot.read_range`."""

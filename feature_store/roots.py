@@ -1,5 +1,6 @@
 """From a URL to the objects under it."""
 
+import functools
 from typing import Any
 
 import fsspec
@@ -29,6 +30,19 @@ def open_root(url: str) -> ObjectRoot:
             "open; for s3:// install the extra `s3`: pip install 'vitrine[s3]'."
         ) from error
     return RemoteRoot((type(filesystem), dict(filesystem.storage_options)), root, redact(url))
+
+
+def process_root(url: str) -> ObjectRoot:
+    """As `open_root`, for a worker that comes back with every shard: behind a URL one root, and one client, a process.
+
+    A folder is opened anew each time, since a relative path means another one once the process has moved.
+    """
+    return _remote_root(url) if "://" in url else open_root(url)
+
+
+@functools.lru_cache(maxsize=8)
+def _remote_root(url: str) -> ObjectRoot:
+    return open_root(url)
 
 
 def _without_secrets(message: str, url: str) -> str:

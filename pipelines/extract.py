@@ -19,7 +19,7 @@ from feature_store import InvalidRow, Receipt, Shard, TokenKind, read_dataset, r
 from feature_store.arrays import token_layout, token_names
 from feature_store.canonical import canonical_json
 from feature_store.errors import StorageError
-from feature_store.roots import open_root
+from feature_store.roots import process_root
 from pipelines.backbones import Backbone, BackboneRequest, load_backbone
 from pipelines.backbones.held_weights import WeightsChangedError
 from pipelines.meter import Meter
@@ -122,7 +122,7 @@ def _check_stop() -> None:
 
 
 def _commit(plan: ExtractionPlan, shard: Shard, tokens: ShardTokens, invalid: list[InvalidRow]) -> Receipt:
-    root = open_root(plan.store)
+    root = process_root(plan.store)
     try:
         return with_retries(lambda: write_shard(root, plan.folder, plan.spec, shard, tokens, invalid))
     except StorageError as error:
@@ -275,5 +275,5 @@ def cached_backbone(request: BackboneRequest, attention_kernel: str) -> Backbone
 @functools.lru_cache(maxsize=1)
 def cached_manifest(store: str, dataset_folder: str) -> pa.Table:
     """The manifest's columns that decide pixels, read once a process."""
-    root = open_root(store)
+    root = process_root(store)
     return read_manifest(root, read_dataset(root, dataset_folder), view_columns())

@@ -18,7 +18,7 @@ from jaxtyping import Int64
 from feature_store import FeatureSet, Shard, StoredDataset, StoreError, TokenKind, read_dataset, read_manifest
 from feature_store.identity import FeatureSetSpec
 from feature_store.objects import ObjectRoot
-from feature_store.roots import open_root
+from feature_store.roots import process_root
 from feature_store.runs import RunHistory
 from pipelines.environment import environment_difference
 from pipelines.prefetch import with_retries
@@ -147,7 +147,7 @@ def row_map(store: str, dataset_folder: str, sources: tuple[str, ...]) -> RowMap
 
     A source that is gone meanwhile, or cannot be read, gives nothing: its rows are computed.
     """
-    root = open_root(store)
+    root = process_root(store)
     found = []
     for name in sources:
         try:

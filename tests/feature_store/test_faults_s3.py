@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from feature_store import create_feature_set, create_store, open_store
 from feature_store.errors import StorageError
 from feature_store.remote_calls import Caller, RetryPolicy
 from feature_store.remote_objects import RemoteRoot
-from feature_store.roots import open_root
+from feature_store.roots import open_root, process_root
 from tests.fault_proxy import FAULTS, FaultProxy, Plan, no_faults, random_faults
 from tests.feature_store.samples import all_tokens, make_spec, register, write_missing
 from tests.s3_server import make_bucket, using_endpoint
@@ -185,6 +186,29 @@ def test_what_asks_for_patience_gets_it(proxy: FaultProxy, monkeypatch: pytest.M
     assert all(1 <= pause <= 1.001 for pause in slept)
 
 
+def test_a_store_that_has_answered_this_process_is_waited_for_by_every_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each shard may open a root of its own; none of them takes a service that is away for a wrong address."""
+    policy = RetryPolicy(first_delay_s=0.01, longest_delay_s=0.01, patience_s=0.5, unreached_s=0.0)
+    monkeypatch.setattr("feature_store.remote_calls.policy_from_environment", lambda: policy)
+
+    def refused() -> None:
+        raise ConnectionRefusedError
+
+    with pytest.raises(StorageError, match=r"s3://away cannot be reached \(ConnectionRefusedError, 3 attempts in 0 s"):
+        Caller("s3://away").call("read a", refused)
+    assert Caller("s3://away").call("read a", lambda: 1) == 1
+    with pytest.raises(StorageError, match=r"s3://away no longer answers .*, \d\d+ attempts in"):
+        Caller("s3://away").call("read a", refused)
+
+
+def test_a_worker_has_one_root_for_all_of_its_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert process_root("memory://workers/store") is process_root("memory://workers/store")
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        monkeypatch.chdir(tmp_path / folder)
+        assert process_root("store").url == str(tmp_path / folder / "store")
+
+
 def test_delays_grow_are_jittered_and_end() -> None:
     policy = RetryPolicy(first_delay_s=0.0, longest_delay_s=0.0, patience_s=0.0, least_attempts=5)
     calls = itertools.count(1)
@@ -192,8 +216,8 @@ def test_delays_grow_are_jittered_and_end() -> None:
     def failing() -> None:
         raise ConnectionError(next(calls))
 
-    with pytest.raises(StorageError, match=r"s3://b cannot be reached \(ConnectionError, 5 attempts in 0 s\)"):
-        Caller("s3://b", policy).call("read a", failing)
+    with pytest.raises(StorageError, match=r"s3://nowhere cannot be reached \(ConnectionError, 5 attempts in 0 s\)"):
+        Caller("s3://nowhere", policy).call("read a", failing)
     assert next(calls) == 6
 
 
