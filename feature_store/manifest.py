@@ -169,7 +169,7 @@ def check_manifest(table: pa.Table) -> None:
 
     Raises:
         ManifestError: wrong schema, no rows, a nameless row, a path that leaves the root, a pixel of impossible size,
-            half a tile, text that is not UTF-8, or lists beyond their bounds.
+            half a tile, one image with two content keys, text that is not UTF-8, or lists beyond their bounds.
     """
     if not table.schema.equals(MANIFEST_SCHEMA):
         wrong = [f.name for f in MANIFEST_SCHEMA if f.name not in table.column_names or table.schema.field(f.name) != f]
@@ -191,11 +191,27 @@ def check_manifest(table: pa.Table) -> None:
         for uri in pc.unique(table[column]).to_pylist():
             if uri is not None:
                 check_relative_uri(uri)
+    _check_one_key(table)
     for distance_m in pc.unique(table["ground_sample_distance_m"]).to_pylist():
         if distance_m is not None:
             check_ground_sample_distance(distance_m)
     for batch in table.select(["tile", "transform", "objects"]).to_batches():
         _check_nested(batch)
+
+
+def _check_one_key(table: pa.Table) -> None:
+    """Refuse a file of which two rows say different content: at most one of them can be true."""
+    # The place of a view that is gone speaks of an earlier content of the file.
+    present = table.select(["uri", "image_sha256"]).filter(pc.invert(pc.starts_with(table["image_sha256"], "removed:")))
+    found = present.group_by("uri").aggregate([("image_sha256", "min"), ("image_sha256", "max")])
+    differing = found.filter(pc.not_equal(found["image_sha256_min"], found["image_sha256_max"]))
+    if differing.num_rows:
+        first = differing.sort_by("uri").slice(0, 1).to_pylist()[0]
+        keys = f"{first['image_sha256_min'][:24]!r} and {first['image_sha256_max'][:24]!r}"
+        raise ManifestError(
+            f"image {first['uri'][:_SHOWN_CHARACTERS]!r} has two content keys in the manifest, {keys}, and a file has "
+            "one content; correct the rows, or leave image_sha256 out of all of them to have it computed."
+        )
 
 
 def _check_nested(batch: pa.RecordBatch) -> None:

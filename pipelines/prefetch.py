@@ -20,6 +20,7 @@ from feature_store.errors import StorageError
 from pipelines.backbones.preprocessing import Preprocessing
 from pipelines.image_files import ReasonCode, UnreadableImageError, read_image_bytes
 from pipelines.meter import Meter
+from pipelines.stat_key import STAT, stat_key
 from pipelines.views import cut_view, decode_image, fit_view
 
 BATCHES_AHEAD = 2
@@ -140,8 +141,11 @@ class _Source:
 def _pieces(
     root: Path, views: Sequence[View], piece_views: int, meter: Meter
 ) -> Iterator[tuple[_Source, list[tuple[int, View]]]]:
-    """The views of each image, in pieces of bounded size that share the image."""
-    for _, group in groupby(enumerate(views), key=lambda numbered: numbered[1]["uri"]):
+    """The views of each image, in pieces of bounded size that share the image.
+
+    An image is a file and its content key: each key that is stated is held to the bytes before any token counts.
+    """
+    for _, group in groupby(enumerate(views), key=lambda numbered: (numbered[1]["uri"], numbered[1]["image_sha256"])):
         source = None
         while piece := list(islice(group, piece_views)):
             source = source or _Source(root, piece[0][1], meter)
@@ -182,10 +186,10 @@ def _read_unchanged(root: Path, uri: str, content_key: str) -> bytes:
         raise UnreadableImageError(content_key, uri)  # type: ignore[arg-type]  # it is one of them
     try:
         data = with_retries(lambda: read_image_bytes(root, uri))
-        if content_key.startswith("stat:"):
+        if content_key.startswith(STAT):
             # Asked after reading: so what was read is what stood there with this size and time.
             status = (root / uri).stat()
-            found = f"stat:{len(data)}-{status.st_mtime_ns}"
+            found = stat_key(root, len(data), status.st_mtime_ns)
         else:
             found = hashlib.sha256(data).hexdigest()
     except UnreadableImageError as error:

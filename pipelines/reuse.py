@@ -22,6 +22,7 @@ from feature_store.roots import process_root
 from feature_store.runs import RunHistory
 from pipelines.environment import environment_difference
 from pipelines.prefetch import with_retries
+from pipelines.stat_key import STAT
 
 _KEY_COLUMNS = ["view_id", "image_sha256", "uri", "ground_sample_distance_m"]
 _COMPUTED = -1
@@ -187,10 +188,11 @@ def _keys(manifest: pa.Table) -> pa.Array:
     """What decides the pixels of each view, as one text."""
     table = manifest.select(_KEY_COLUMNS).combine_chunks()
     # Size and time are a key of one file only; a digest is one of content, whatever the file is called.
-    by_file = pc.starts_with(table["image_sha256"], "stat:")
+    by_file = pc.starts_with(table["image_sha256"], STAT)
     place = pc.if_else(by_file, table["uri"], "")
     distance = pc.fill_null(pc.cast(table["ground_sample_distance_m"], pa.string()), "")
-    keys = pc.binary_join_element_wise(table["view_id"], distance, place, "\n")
+    # The content key follows from the view's id, unless a manifest lies; then only rows of the same lie meet.
+    keys = pc.binary_join_element_wise(table["view_id"], table["image_sha256"], distance, place, "\n")
     return keys.combine_chunks() if isinstance(keys, pa.ChunkedArray) else keys
 
 

@@ -13,6 +13,7 @@ from pipelines.datasets.dataset import Dataset, DatasetOptions
 from pipelines.datasets.findings import Finding, classes_without_images, copies, finding
 from pipelines.datasets.masks import mask_size
 from pipelines.datasets.scan import ImageFacts, Progress, inspect_images
+from pipelines.stat_key import key_under
 from pipelines.views import is_outside, resize_target, tile_box
 
 MAX_TILES_PER_IMAGE = 65_536
@@ -47,7 +48,9 @@ def assemble_dataset(
     _check_tiles_divide(rows, facts, options)
     checked_masks: dict[tuple[str, str], Size] = {}
     views = []
-    for row in rows:
+    for stated in rows:
+        key = stated.get("image_sha256")
+        row = {**stated, "image_sha256": key_under(root, key)} if key else stated
         fact = facts.get(row["uri"])
         if fact is None:
             views.append(row)

@@ -23,7 +23,7 @@ from pipelines.datasets.user_paths import plain_paths
 MAX_TABLE_BYTES = 8 << 30
 _ROWS_PER_BATCH = 8192
 _VALUE_BYTES = 8
-CONTENT_KEY = re.compile(r"[0-9a-f]{64}|stat:[0-9]{1,20}-[0-9]{1,20}|uri:[0-9a-f]{64}")
+CONTENT_KEY = re.compile(r"[0-9a-f]{64}|stat:[0-9]{1,20}-[0-9]{1,20}(@[0-9a-f]{16})?|uri:[0-9a-f]{64}")
 
 
 def open_manifest_file(path: Path, options: DatasetOptions, progress: Progress | None = None) -> Dataset:

@@ -14,6 +14,7 @@ from feature_store.errors import ManifestError
 from pipelines.datasets.findings import Finding, PassedOver
 from pipelines.image_files import DEFAULT_RULES, ReadingRules, ReasonCode, UnreadableImageError, open_image_file
 from pipelines.image_formats import oriented_size
+from pipelines.stat_key import stat_key
 
 IMAGE_SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pbm",
@@ -39,7 +40,7 @@ class ImageFacts:
     """What a manifest needs to know of an image file.
 
     Attributes:
-        content_key: sha256 of the bytes, `stat:<size>-<mtime in ns>`, or the reason where there are no bytes to key.
+        content_key: sha256 of the bytes, size and time as `stat_key` has them, or the reason where there are no bytes.
         size: (width, height) in pixels, orientation applied; None where unreadable or not asked for.
         code: why the image cannot be read, as far as its header tells.
         detail: the same in words.
@@ -244,7 +245,7 @@ def _inspect_image(root: Path, uri: str, content_key: str, with_size: bool, rule
         with open_image_file(root, uri, rules) as file:
             if content_key == "stat":
                 status = os.fstat(file.fileno())
-                key = f"stat:{status.st_size}-{status.st_mtime_ns}"
+                key = stat_key(root, status.st_size, status.st_mtime_ns)
             else:
                 key = hashlib.file_digest(file, "sha256").hexdigest()
                 file.seek(0)

@@ -15,6 +15,7 @@ from feature_store.errors import ManifestError
 from feature_store.manifest import check_manifest, view_id, views_digest
 from pipelines.datasets import Dataset, DatasetOptions, open_dataset
 from pipelines.image_files import MAX_IMAGE_BYTES
+from pipelines.stat_key import stat_key
 from pipelines.views import cut_view, decode_image
 
 RANDOM = np.random.default_rng(1)
@@ -172,7 +173,7 @@ def test_stat_key_names_size_and_time_of_change(tmp_path: Path) -> None:
     save_image(tmp_path / "1.png")
     os.utime(tmp_path / "1.png", ns=(5, 123_456_789))
     size_bytes = (tmp_path / "1.png").stat().st_size
-    assert column(opened(tmp_path, content_key="stat"), "image_sha256") == [f"stat:{size_bytes}-123456789"]
+    assert column(opened(tmp_path, content_key="stat"), "image_sha256") == [stat_key(tmp_path, size_bytes, 123456789)]
 
 
 def test_views_digest_depends_on_content_and_on_neither_root_nor_file_order(tmp_path: Path) -> None:
