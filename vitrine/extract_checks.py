@@ -31,7 +31,8 @@ def refuse_early(
     unknown = unknown_model(model)
     if unknown is not None:
         raise PlanError(unknown)
-    if weights is not None and not weights.exists():
+    # A link that leads nowhere is looked into later, which says why.
+    if weights is not None and not weights.exists() and not weights.is_symlink():
         raise PlanError(f"weights {weights} cannot be read (No such file or directory); check the path.")
     entry = known(model)
     if entry is not None:

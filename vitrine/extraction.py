@@ -19,6 +19,7 @@ from pipelines.run import Engine, Outcome, Prepared, prepare_extraction, run_ext
 from vitrine import exits
 from vitrine.extract_checks import check_device, check_fit
 from vitrine.findings import finding_pairs
+from vitrine.native_size import native_size_note
 from vitrine.output import console, counted, duration, print_json, print_pairs, size
 from vitrine.progress import extraction_bar
 
@@ -136,6 +137,9 @@ def extract_dataset(
         if not options.dry_run:
             settle_extraction(prepared)
         return _report_done(prepared, options)
+    note = native_size_note(request, prepared.plan.spec)
+    if options.talks and note is not None:
+        console().print(note, markup=False)
     cost = estimate_cost(prepared, workers=options.workers, calibrate=options.calibrate or not options.dry_run)
     if options.talks:
         _print_cost(prepared, cost, options.workers)
@@ -147,6 +151,7 @@ def extract_dataset(
             {
                 "feature_set": prepared.name,
                 "dry_run": True,
+                "native_size": note,
                 **asdict(cost),
                 "sources": [asdict(source) for source in prepared.sources],
                 **_findings(prepared),
@@ -172,7 +177,8 @@ def _run(prepared: Prepared, cost: Cost, engine: Engine, options: RunOptions) ->
             outcome = run_extraction(prepared, engine, workers=options.workers, progress_folder=folder)
     code = _exit_code(outcome)
     if options.json:
-        print_json({**outcome.to_json(), "exit_code": code, **_findings(prepared)})
+        note = native_size_note(prepared.plan.backbone, prepared.plan.spec)
+        print_json({**outcome.to_json(), "exit_code": code, "native_size": note, **_findings(prepared)})
     elif options.talks:
         _print_outcome(outcome, cost)
     if outcome.interrupted:

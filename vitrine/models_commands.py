@@ -119,6 +119,8 @@ def _pairs(report: "CheckpointReport") -> dict[str, object]:
         "class token": "yes" if form.class_token else "no",
         "registers": form.registers,
         "decoder": f"{decoder['depth']} blocks of {decoder['width']} features, not run" if decoder else "none",
+        "final norm": form.norm
+        + (", which its authors give the mean of the patches alone" if form.norm != "norm" else ""),
         "evaluated by its authors": f"{form.evaluation.text} ({form.evaluation.source or 'not published'})",
         "normalisation": f"mean {', '.join(map(str, form.mean))}; std {', '.join(map(str, form.std))}",
         "positions": form.positions,

