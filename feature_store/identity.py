@@ -114,6 +114,8 @@ class FeatureSetSpec:
         identity: what decides the numbers.
         model: the short name that users typed.
         title: what reports call the model.
+        assumed: what neither the model's file nor its user said, and the value that was taken; the values themselves
+            are in the identity.
         n_rows: views, one a row.
         rows_per_shard: a multiple of the rows of a chunk.
         grid: (height, width) of the patch lattice.
@@ -135,6 +137,7 @@ class FeatureSetSpec:
     n_heads: int = 0
     batch_size: int
     attention_kernel: str
+    assumed: tuple[str, ...] = ()
 
     @property
     def n_patches(self) -> int:
@@ -156,6 +159,7 @@ class FeatureSetSpec:
         return {
             **asdict(self),
             "grid": list(self.grid),
+            "assumed": list(self.assumed),
             "identity": self.identity.to_json(),
             "digest": self.identity.digest,
             "computation": self.identity.computation,
@@ -184,6 +188,7 @@ class FeatureSetSpec:
             n_heads=fields.integer("n_heads", most=_MOST_GRID),
             batch_size=fields.integer("batch_size", least=1),
             attention_kernel=fields.text("attention_kernel"),
+            assumed=fields.texts("assumed"),
         )
         if spec.identity.digest != fields.text("digest"):
             raise fields.corrupt(

@@ -137,6 +137,7 @@ def feature_set_spec(
         identity=identity,
         model=request.model,
         title=request.title,
+        assumed=request.assumed,
         n_rows=dataset.n_rows,
         rows_per_shard=ROWS_PER_CHUNK,  # until the size of a row is known, just below
         grid=backbone.grid,
@@ -152,7 +153,7 @@ def feature_set_spec(
 
 def with_stored_shape(spec: FeatureSetSpec, stored: FeatureSetSpec) -> FeatureSetSpec:
     """`spec` with what a resumed run takes from the feature set that stands there: batch, kernel and shard size."""
-    kept = ("batch_size", "attention_kernel", "rows_per_shard", "model", "title")
+    kept = ("batch_size", "attention_kernel", "rows_per_shard", "model", "title", "assumed")
     return replace(spec, **{name: getattr(stored, name) for name in kept})
 
 

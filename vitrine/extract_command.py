@@ -81,6 +81,13 @@ def extract(
             "or a part of it, as `vitrine models inspect` lists them. By default a running average or a teacher.",
         ),
     ] = None,
+    arg: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="State what the file does not say of its network, as NAME=VALUE, such as num_heads=12, "
+            "act_layer=quick_gelu or mean=0.5,0.5,0.5; repeatable."
+        ),
+    ] = None,
     layers: Annotated[str, typer.Option(help="Comma-separated block numbers counted from 1, or `last`.")] = "last",
     tokens: Annotated[
         str | None,
@@ -172,6 +179,7 @@ def extract(
         device=device,
         position_embedding=position_embedding,
         network=network,
+        arguments=tuple(arg or ()),
     )
     code = extract_dataset(
         opened,

@@ -20,7 +20,7 @@ from vitrine import exits
 from vitrine.extract_checks import check_device, check_fit
 from vitrine.findings import finding_pairs
 from vitrine.native_size import native_size_note
-from vitrine.output import console, counted, duration, print_json, print_pairs, size
+from vitrine.output import assumed_pairs, console, counted, duration, print_json, print_pairs, size
 from vitrine.progress import extraction_bar
 
 
@@ -38,6 +38,7 @@ class ModelWords:
         position_embedding: the rule that resamples it, or None for the model's own.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         network: which network of a file that holds several, or None for the one that authors publish.
+        arguments: what the user states of the network, as `NAME=VALUE`.
     """
 
     model: str
@@ -49,6 +50,7 @@ class ModelWords:
     device: str = "auto"
     position_embedding: str | None = None
     network: str | None = None
+    arguments: tuple[str, ...] = ()
 
 
 def resolve_model(words: ModelWords, dataset: Dataset) -> BackboneRequest:
@@ -74,6 +76,7 @@ def resolve_model(words: ModelWords, dataset: Dataset) -> BackboneRequest:
         device=device_of(words.device),
         position_embedding=words.position_embedding,
         network=words.network,
+        arguments=words.arguments,
     )
 
 
@@ -154,7 +157,7 @@ def extract_dataset(
                 "native_size": note,
                 **asdict(cost),
                 "sources": [asdict(source) for source in prepared.sources],
-                **_findings(prepared),
+                **_told(prepared),
             }
         )
     return exits.DONE
@@ -178,7 +181,7 @@ def _run(prepared: Prepared, cost: Cost, engine: Engine, options: RunOptions) ->
     code = _exit_code(outcome)
     if options.json:
         note = native_size_note(prepared.plan.backbone, prepared.plan.spec)
-        print_json({**outcome.to_json(), "exit_code": code, "native_size": note, **_findings(prepared)})
+        print_json({**outcome.to_json(), "exit_code": code, "native_size": note, **_told(prepared)})
     elif options.talks:
         _print_outcome(outcome, cost)
     if outcome.interrupted:
@@ -208,7 +211,7 @@ def _report_done(prepared: Prepared, options: RunOptions) -> int:
                 "committed": 0,
                 "reused": 0,
                 "invalid": invalid,
-                **_findings(prepared),
+                **_told(prepared),
             }
         )
     elif options.talks:
@@ -219,8 +222,10 @@ def _report_done(prepared: Prepared, options: RunOptions) -> int:
     return exits.INCOMPLETE if invalid else exits.DONE
 
 
-def _findings(prepared: Prepared) -> dict[str, Any]:
-    return {"findings": [found.to_json() for found in prepared.findings]}
+def _told(prepared: Prepared) -> dict[str, Any]:
+    """What was assumed of the model, and found in the dataset."""
+    assumed = list(prepared.plan.spec.assumed)
+    return {"assumed": assumed, "findings": [found.to_json() for found in prepared.findings]}
 
 
 def _invalid_counts(prepared: Prepared, name: str) -> dict[str, int]:
@@ -240,6 +245,7 @@ def _print_cost(prepared: Prepared, cost: Cost, workers: int) -> None:
         {
             "model": f"{spec.title}, {' x '.join(map(str, identity.preprocessing['image_size']))} pixels, "
             f"grid {spec.grid[0]} x {spec.grid[1]}{_windows_text(identity.preprocessing)}",
+            **assumed_pairs(spec.assumed),
             "tokens": f"{', '.join(identity.token_kinds)} of layers {', '.join(map(str, identity.layers))}, "
             f"{spec.n_features} features, computed in {identity.compute_dtype}, stored as {identity.storage_dtype}",
             "to compute": f"{counted(cost.rows, 'row')} in {counted(cost.shards, 'shard')}, {size(cost.stored_bytes)} "

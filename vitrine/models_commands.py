@@ -80,6 +80,10 @@ def inspect(
         str | None,
         typer.Option("--network", "--prefix", help="Which network of the file, by its name or a part of it."),
     ] = None,
+    arg: Annotated[
+        list[str] | None,
+        typer.Option(help="State what the file does not say of its network, as NAME=VALUE; repeatable."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Say which family and size a file or a folder is, and how it will be loaded. Nothing in it is executed.
@@ -96,7 +100,7 @@ def inspect(
     from vitrine import exits
     from vitrine.output import print_json, print_pairs
 
-    report = inspect_checkpoint(file, network=network)
+    report = inspect_checkpoint(file, network=network, arguments=tuple(arg or ()))
     known = of_file(report.path) if report.path.is_file() else None
     title = (known.title if known is not None else None) or report.form.title
     known_as = None if known is None else known.name
@@ -109,6 +113,9 @@ def inspect(
 
 
 def _pairs(report: "CheckpointReport") -> dict[str, object]:
+    from pipelines.backbones.stated import assumptions
+    from vitrine.output import assumed_pairs
+
     form = report.form
     decoder = form.decoder
     pairs: dict[str, Any] = {
@@ -136,9 +143,11 @@ def _pairs(report: "CheckpointReport") -> dict[str, object]:
         "other shapes": _told(report.other_shapes),
         "other types": _told(report.other_types),
         "loads": "yes, with --model auto --weights" if report.loads else "no",
+        **assumed_pairs(assumptions(form)),
     }
-    if form.assumed:
-        pairs["assumed"] = "; ".join(form.assumed)
+    for name, (differ, *examples) in form.undecided.items():
+        ways = " or ".join(f"--arg {name}={example}" for example in examples)
+        pairs["not said"] = f"{name}, in which published models differ ({differ}): give {ways}"
     return pairs
 
 

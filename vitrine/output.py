@@ -46,6 +46,11 @@ def print_pairs(title: str, pairs: Mapping[str, object]) -> None:
     out.print(table)
 
 
+def assumed_pairs(assumed: Sequence[str]) -> dict[str, object]:
+    """What neither a model's file nor its user said, and how to say it; nothing where all was said."""
+    return {"assumed": f"{'; '.join(assumed)} (the file does not say; --arg NAME=VALUE does)"} if assumed else {}
+
+
 def console(*, stderr: bool = False) -> Console:
     """Rich's console; a pipe gets wide lines instead of cut ones."""
     plain = Console(stderr=stderr, highlight=False)

@@ -99,6 +99,7 @@ def show(store: Store, features: Features = None, json: Json = False) -> None:
         **_summary(found, n_committed=len(found.receipts), stored_bytes=found.stored_bytes),
         "identity": found.spec.identity.to_json(),
         "computation": found.spec.identity.computation,
+        "assumed": list(found.spec.assumed),
         "batch_size": found.spec.batch_size,
         "attention_kernel": found.spec.attention_kernel,
         "rows_per_shard": found.spec.rows_per_shard,
@@ -133,13 +134,14 @@ def _compression(found: Any) -> dict[str, str]:
 
 
 def _print_record(record: dict[str, Any], found: Any) -> None:
-    from vitrine.output import print_pairs, print_table, size
+    from vitrine.output import assumed_pairs, print_pairs, print_table, size
 
     identity = record["identity"]
     print_pairs(
         record["name"],
         {
             "model": record["title"],
+            **assumed_pairs(record["assumed"]),
             "shards": f"{record['committed']} of {record['shards']} committed, {record['rows_per_shard']} rows each",
             "rows": f"{record['rows']}, {len(record['invalid_rows'])} of them invalid",
             "tokens": f"{', '.join(identity['token_kinds'])}; layers {', '.join(map(str, identity['layers']))}; "

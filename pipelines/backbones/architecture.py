@@ -1,9 +1,12 @@
 """Plain ViTs of timm: which there are, and where each keeps its norm and its prefix tokens."""
 
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import timm
 import torch
+from timm.layers.norm import LayerNorm
 from timm.layers.patch_embed import PatchEmbed
 from timm.models.beit import Beit
 from timm.models.eva import Eva
@@ -12,22 +15,28 @@ from timm.models.vision_transformer_relpos import VisionTransformerRelPos
 
 from pipelines.backbones.checkpoint import BackboneError
 from pipelines.backbones.preprocessing import ImageSize, size_text
+from pipelines.backbones.stated import timm_arguments
 
 # One grid of patches from one convolution, blocks that keep it, prefix tokens from the first block on.
 _PLAIN = (VisionTransformer, VisionTransformerRelPos, Beit, Eva)
 
 
-def build_module(architecture: str, image_size: ImageSize | None) -> Any:
+def build_module(architecture: str, image_size: ImageSize | None, stated: Sequence[str] = ()) -> Any:
     """A ViT of timm without a head and with random weights, in evaluation mode.
 
     Args:
         architecture: timm's name.
         image_size: (height, width) of the input in pixels, or None for the architecture's own.
+        stated: what the user states of the network, as `NAME=VALUE`.
 
     Raises:
-        BackboneError: not a plain ViT, or an input size that it does not take.
+        BackboneError: not a plain ViT, an argument that it does not have, or an input size that it does not take.
     """
-    arguments: dict[str, Any] = {} if image_size is None else {"img_size": image_size}
+    arguments = network_arguments(architecture, stated)
+    if "norm_eps" in arguments:
+        arguments["norm_layer"] = partial(LayerNorm, eps=arguments.pop("norm_eps"))
+    if image_size is not None:
+        arguments["img_size"] = image_size
     try:
         module = timm.create_model(architecture, pretrained=False, num_classes=0, **arguments)
     except (TypeError, AssertionError, ValueError, RuntimeError, ZeroDivisionError) as error:
@@ -36,7 +45,8 @@ def build_module(architecture: str, image_size: ImageSize | None) -> Any:
         at = "" if image_size is None else f" for {size_text(image_size)} pixels"
         reason = " ".join(str(error).split())[:160]
         raise BackboneError(
-            f"model {architecture!r} cannot be built{at} ({reason}); check its name, and --image-size if you gave one."
+            f"model {architecture!r} cannot be built{at} ({reason}); check its name, and --image-size and --arg if you "
+            "gave them."
         ) from error
     if not isinstance(module, _PLAIN) or not isinstance(module.patch_embed, PatchEmbed):
         raise BackboneError(_not_plain(architecture))
@@ -53,10 +63,16 @@ def build_module(architecture: str, image_size: ImageSize | None) -> Any:
     return module.eval().requires_grad_(False)
 
 
-def require_plain_vit(architecture: str, image_size: ImageSize | None) -> None:
+def network_arguments(architecture: str, stated: Sequence[str]) -> dict[str, Any]:
+    """What the user states of the network itself, as the identity records it."""
+    values = timm_arguments(architecture, stated)
+    return {name: value for name, value in values.items() if name not in {"mean", "std"}}
+
+
+def require_plain_vit(architecture: str, image_size: ImageSize | None, stated: Sequence[str] = ()) -> None:
     """Refuse what `build_module` would refuse, before any weights are fetched and without memory for them."""
     with torch.device("meta"):
-        build_module(architecture, image_size)
+        build_module(architecture, image_size, stated)
 
 
 def _not_plain(architecture: str) -> str:

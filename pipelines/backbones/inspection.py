@@ -1,6 +1,6 @@
 """What a checkpoint file is, said without loading it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from pipelines.backbones.checkpoint import BackboneError, Checkpoint, read_check
 from pipelines.backbones.formats import KeyFormat, Published, State, VitForm, recognise
 from pipelines.backbones.hub_folder import folder_settings, weights_file
 from pipelines.backbones.networks import build_network, misfits, not_floating
+from pipelines.backbones.stated import assumptions, with_stated
 
 _NAMES_TOLD = 3
 _REASON_CHARACTERS = 160
@@ -50,12 +51,12 @@ class CheckpointReport:
 
     @property
     def loads(self) -> bool:
-        """Whether the file fits the network."""
-        return not (self.missing or self.unexpected or self.other_shapes or self.other_types)
+        """Whether the file fits the network, and says enough of it."""
+        return not (self.missing or self.unexpected or self.other_shapes or self.other_types or self.form.undecided)
 
     def to_json(self) -> dict[str, Any]:
         """The report for machines."""
-        form = asdict(self.form)
+        form = {**asdict(self.form), "said": sorted(self.form.said), "assumed": list(assumptions(self.form))}
         return {
             "file": str(self.path),
             "name": self.form.name,
@@ -75,20 +76,24 @@ class CheckpointReport:
         }
 
 
-def inspect_checkpoint(path: Path, *, family: str | None = None, network: str | None = None) -> CheckpointReport:
+def inspect_checkpoint(
+    path: Path, *, family: str | None = None, network: str | None = None, arguments: Sequence[str] = ()
+) -> CheckpointReport:
     """What a checkpoint file is, from its names and shapes.
 
     Args:
         path: a file that torch or safetensors wrote, or a folder of transformers.
         family: the only family to try; None for all.
         network: which network of the file, by its name or a part of it; None for the one that authors publish.
+        arguments: what the user states of the network, as `NAME=VALUE`.
 
     Raises:
-        BackboneError: no checkpoint, truncated, or of no known family.
+        BackboneError: no checkpoint, truncated, of no known family, or not as stated.
     """
     path = weights_file(path)
     checkpoint = read_checkpoint(path, device="meta", network=network)
     key_format, form = recognise(_published(path, checkpoint), file=str(path), family=family)
+    form = with_stated(form, arguments)
     module = _network(form, path, n_tensors=len(checkpoint.tensors))
     converted = _converted(checkpoint, path, key_format, form)
     missing, unexpected, other_shapes = misfits(module, converted)

@@ -28,6 +28,7 @@ FAMILY_NAMES = (
     "ibot",
     "ijepa",
     "mae",
+    "mocov3",
     "scale-mae",
     "simmim",
     "torchvision",

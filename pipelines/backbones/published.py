@@ -27,6 +27,7 @@ from pipelines.backbones.networks import (
 from pipelines.backbones.preprocessing import Fit, ImageSize, Preprocessing
 from pipelines.backbones.request import BackboneRequest, RequestOptions
 from pipelines.backbones.same_network import published_record
+from pipelines.backbones.stated import assumptions, network_taken, require_decided
 from pipelines.backbones.timm_vit import TimmBackbone, attention, compute_float32_in_full
 
 
@@ -71,7 +72,12 @@ def resolve_published(
     entry = known(model)
     if entry is None and (found := of_digest(sha256)) is not None and family in (None, found.family):
         entry = found
-    report = inspect_checkpoint(path, family=family if entry is None else entry.family, network=options.get("network"))
+    report = inspect_checkpoint(
+        path,
+        family=family if entry is None else entry.family,
+        network=options.get("network"),
+        arguments=options.get("arguments", ()),
+    )
     options["network"] = report.network if len(report.networks) > 1 else None
     form = report.form
     if entry is not None and (form.width, form.depth, form.patch) != (entry.width, entry.depth, entry.patch):
@@ -79,6 +85,10 @@ def resolve_published(
             f"weights {path} hold {form.title} ({form.width} features, {form.depth} blocks), not {entry.name} "
             f"({entry.width} features, {entry.depth} blocks, patches of {entry.patch}); give --model auto, or its file."
         )
+    if entry is None:
+        require_decided(form, str(path))
+    else:
+        report = replace(report, form=replace(form, undecided={}))
     require_fit(report)
     own_rule(form, options.get("position_embedding"))
     if image_size is None and entry is not None and entry.native_size != form.image_size[0]:
@@ -93,6 +103,8 @@ def resolve_published(
         weights=str(path),
         weights_sha256=sha256,
         image_size=image_size,
+        # A name in the catalogue says whose file it is, and so all that the file does not.
+        assumed=(*network_taken(options["network"]), *(assumptions(form) if entry is None else ())),
         **options,
     )
 
@@ -103,9 +115,7 @@ def describe_published(request: BackboneRequest) -> TimmBackbone:
     Raises:
         BackboneError: the file is not what it was.
     """
-    form = _form(
-        request, inspect_checkpoint(Path(request.weights), family=request.architecture, network=request.network)
-    )
+    form = _form(request, _inspected(request, Path(request.weights)))
     with torch.device("meta"):
         module = build_network(form, request.image_size or form.image_size)
     return _backbone(request, form, module)
@@ -123,9 +133,9 @@ def load_published(request: BackboneRequest, *, attention_kernel: str | None = N
         BackboneError: what stands beside it is not what it was, or it has values that are not finite.
     """
     with hold_weights(Path(request.weights), request.weights_sha256) as path:
-        report = inspect_checkpoint(path, family=request.architecture, network=request.network)
-        require_fit(report)
+        report = _inspected(request, path)
         form = _form(request, report)
+        require_fit(replace(report, form=form))
         state = FAMILIES[form.family].convert(read_state(path, network=request.network), form)
     with attention(attention_kernel):
         module = build_network(form, request.image_size or form.image_size)
@@ -134,10 +144,21 @@ def load_published(request: BackboneRequest, *, attention_kernel: str | None = N
     return _backbone(request, form, module.to(request.device))
 
 
+def _inspected(request: BackboneRequest, path: Path) -> CheckpointReport:
+    """What the file of a request is now."""
+    return inspect_checkpoint(path, family=request.architecture, network=request.network, arguments=request.arguments)
+
+
 def _form(request: BackboneRequest, report: CheckpointReport) -> VitForm:
     """What a file says of itself, and its name of how images are normalised."""
-    entry = known(request.model)
-    return report.form if entry is None else replace(report.form, mean=entry.mean, std=entry.std)
+    entry, form = known(request.model), replace(report.form, undecided={})
+    if entry is None:
+        return form
+    return replace(
+        form,
+        mean=form.mean if "mean" in form.said else entry.mean,
+        std=form.std if "std" in form.said else entry.std,
+    )
 
 
 def _backbone(request: BackboneRequest, form: VitForm, module: Any) -> TimmBackbone:

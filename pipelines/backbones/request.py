@@ -15,6 +15,7 @@ class RequestOptions(TypedDict, total=False):
     device: str
     position_embedding: str | None
     network: str | None
+    arguments: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +35,8 @@ class BackboneRequest:
         position_embedding: the rule that resamples the position embedding; None for the model's own.
         device: `cpu`, `cuda`, `cuda:1` ...
         network: the name of the network in a file that holds several; None where it holds one, or has none to choose.
+        arguments: what the user states of the network, as `NAME=VALUE`.
+        assumed: what neither the file nor the user says, and the value that is taken.
     """
 
     model: str
@@ -47,6 +50,8 @@ class BackboneRequest:
     compute_dtype: str = "float32"
     device: str = "cpu"
     network: str | None = None
+    arguments: tuple[str, ...] = ()
+    assumed: tuple[str, ...] = ()
     position_embedding: str | None = None
 
     @classmethod
@@ -55,4 +60,5 @@ class BackboneRequest:
         size, windows = value["image_size"], value["windows"]
         if windows is not None:
             windows = Windows(size=tuple(windows["size"]), stride=tuple(windows["stride"]))
-        return cls(**{**value, "image_size": None if size is None else tuple(size), "windows": windows})
+        texts = {name: tuple(value[name]) for name in ("arguments", "assumed")}
+        return cls(**{**value, **texts, "image_size": None if size is None else tuple(size), "windows": windows})

@@ -54,7 +54,13 @@ _Settings = dict[str, tuple[str, dict[str, Any], dict[str, tuple[int, ...]]]]
 
 
 def timm_record(
-    architecture: str, module: Any, image_size: ImageSize, *, norm: str, of: str | None = None
+    architecture: str,
+    module: Any,
+    image_size: ImageSize,
+    *,
+    norm: str,
+    of: str | None = None,
+    stated: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """What the identity records of a network that was asked for by timm's name.
 
@@ -64,9 +70,11 @@ def timm_record(
         image_size: (height, width) of its input in pixels.
         norm: where its final norm is.
         of: which of the networks in its file it is, where the file holds several: a digest does not say.
+        stated: what the user states of the network itself; recorded where that makes it another than its name says.
     """
-    name = _shared_name(module, image_size) or architecture.partition(".")[0]
-    return _record(name, _arguments(image_size), norm, of)
+    if name := _shared_name(module, image_size):
+        return _record(name, _arguments(image_size), norm, of)
+    return _record(architecture.partition(".")[0], {**_arguments(image_size), **(stated or {})}, norm, of)
 
 
 def published_record(

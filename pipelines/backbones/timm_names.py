@@ -22,6 +22,7 @@ from pipelines.backbones.hub_folder import WEIGHT_FILES
 from pipelines.backbones.model_names import refusal
 from pipelines.backbones.preprocessing import ImageSize
 from pipelines.backbones.request import BackboneRequest, RequestOptions
+from pipelines.backbones.stated import network_taken
 
 DEMO_ARCHITECTURE = "vit_small_patch14_reg4_dinov2.lvd142m"
 DEMO_IMAGE_SIZE = (224, 224)
@@ -43,7 +44,7 @@ def resolve_timm(
         weights = weights or _demo_weights()
     else:
         require_known(model)
-    require_plain_vit(architecture, image_size)
+    require_plain_vit(architecture, image_size, options.get("arguments", ()))
     path = resolved(weights or _hub_weights(model))
     sha256 = file_sha256(path)
     found = read_checkpoint(path, device="meta", network=options.get("network"))
@@ -57,6 +58,7 @@ def resolve_timm(
         weights=str(path),
         weights_sha256=sha256,
         image_size=image_size,
+        assumed=network_taken(options["network"]),
         **options,
     )
 

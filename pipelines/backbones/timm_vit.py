@@ -14,6 +14,7 @@ from pipelines.backbones.architecture import (
     has_class_token,
     head_count,
     input_size,
+    network_arguments,
     norm_name,
     register_count,
 )
@@ -26,6 +27,7 @@ from pipelines.backbones.held_weights import hold_weights
 from pipelines.backbones.preprocessing import ImageSize, Preprocessing
 from pipelines.backbones.request import BackboneRequest
 from pipelines.backbones.same_network import timm_record
+from pipelines.backbones.stated import timm_arguments
 
 _AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -97,7 +99,7 @@ def load_timm(request: BackboneRequest, *, attention_kernel: str | None = None) 
         BackboneError: not a ViT, an input size that it does not take, or weights that do not fit.
     """
     with attention(attention_kernel):
-        module = build_module(request.architecture, request.image_size)
+        module = build_module(request.architecture, request.image_size, request.arguments)
     with hold_weights(Path(request.weights), request.weights_sha256) as path:
         position_embedding = load_weights(
             module, path, request.architecture, rule=request.position_embedding, network=request.network
@@ -115,7 +117,7 @@ def describe_timm(request: BackboneRequest) -> Backbone:
         BackboneError: not a ViT, an input size that it does not take, or a file that is no checkpoint.
     """
     with torch.device("meta"):
-        module = build_module(request.architecture, request.image_size)
+        module = build_module(request.architecture, request.image_size, request.arguments)
     position_embedding = embedding_resampling(
         module,
         Path(request.weights),
@@ -169,7 +171,14 @@ def _backbone(request: BackboneRequest, module: Any, position_embedding: str) ->
         request=request,
         module=module,
         preprocessing=_preprocessing(module.pretrained_cfg, request, image_size, position_embedding),
-        architecture=timm_record(request.architecture, module, image_size, norm=norm_name(module), of=request.network),
+        architecture=timm_record(
+            request.architecture,
+            module,
+            image_size,
+            norm=norm_name(module),
+            of=request.network,
+            stated=network_arguments(request.architecture, request.arguments),
+        ),
         depth=len(module.blocks),
         grid=(int(height), int(width)),
         n_features=int(module.num_features),
@@ -209,13 +218,14 @@ def _preprocessing(
         interpolation=str(config["interpolation"]),
         squash=config.get("crop_mode") == "squash",
     )
+    stated = timm_arguments(request.architecture, request.arguments)
     return Preprocessing(
         image_size=image_size,
         fit=request.fit or ("squash" if evaluation.squash else "crop"),
         crop_fraction=evaluation.crop_fraction(image_size),
         interpolation=evaluation.interpolation,
-        mean=tuple(config["mean"]),
-        std=tuple(config["std"]),
+        mean=stated.get("mean", tuple(config["mean"])),
+        std=stated.get("std", tuple(config["std"])),
         position_embedding=position_embedding,
     )
 

@@ -98,11 +98,10 @@ def test_what_looks_like_two_families_is_said(vitrine: Run, tmp_path: Path) -> N
     *_, note = vitrine("models", "inspect", flat, "--json").json["assumed"]
     assert note.endswith("--model mae loads it so")
     teacher = saved(tmp_path / "teacher.pth", {"teacher": publish.plain(SIZE)})
-    (heads,) = vitrine("models", "inspect", teacher, "--json").json["assumed"]
-    assert heads.startswith("2 heads of 64 features")
+    assert vitrine("models", "inspect", teacher, "--json").json["assumed"][0] == "num_heads=2 (64 features each)"
     large = publish.plain(Size(width=1024, depth=1, heads=16, mlp=64))
     wrapped = saved(tmp_path / "wrapped.pth", {"model": large})
-    (note,) = vitrine("models", "inspect", wrapped, "--json").json["assumed"]
+    *_, note = vitrine("models", "inspect", wrapped, "--json").json["assumed"]
     assert note.endswith("name it with --model scale-mae-l16")
 
 

@@ -45,6 +45,7 @@ def _read(published: Published) -> VitForm | None:
             **pooling(published),
         },
         positions="relative-bias",
+        said=frozenset({"num_heads"}),
         mean=IMAGENET_MEAN if second else HALF,
         std=IMAGENET_STD if second else HALF,
         evaluation=evaluation.BEIT_V2 if second else evaluation.BEIT,

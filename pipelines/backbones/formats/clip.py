@@ -34,6 +34,9 @@ _NAMES = (
     *(f"{_FIRST}attn.in_proj_weight", f"{_FIRST}attn.in_proj_bias"),
     *with_both(*(f"{_FIRST}{part}" for part in ("attn.out_proj", "ln_1", "ln_2", "mlp.c_fc", "mlp.c_proj"))),
 )
+# OpenAI's own archives alone hold it beside the towers.
+_OF_OPENAI = "input_resolution"
+_ACTIVATIONS = ("quick_gelu of OpenAI's, gelu of LAION's", "quick_gelu", "gelu")
 _LEFT_OUT = ("proj",)
 
 
@@ -43,13 +46,13 @@ def _read(published: Published) -> VitForm | None:
     grid = square_grid(shapes["positional_embedding"][0] - 1)
     if grid is None:
         return None
-    heads, assumed = heads_of(width)
+    of_openai = any(name.split(".")[-1] == _OF_OPENAI for name in published.outside)
     return VitForm(
         family="clip",
         title=f"CLIP {size_name(width, patch)}",
         width=width,
         depth=count_blocks(published, _BLOCK),
-        heads=heads,
+        heads=heads_of(width),
         mlp_width=shapes[f"{_FIRST}mlp.c_fc.weight"][0],
         patch=patch,
         grid=grid,
@@ -59,7 +62,8 @@ def _read(published: Published) -> VitForm | None:
         mean=CLIP_MEAN,
         std=CLIP_STD,
         evaluation=evaluation.CLIP,
-        assumed=(*assumed, "QuickGELU, as OpenAI's models have; for those of LAION give timm's name"),
+        said=frozenset({"act_layer"}) if of_openai else frozenset(),
+        undecided={} if of_openai else {"act_layer": _ACTIVATIONS},
     )
 
 

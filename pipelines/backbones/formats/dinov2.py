@@ -38,13 +38,12 @@ def read(published: Published) -> VitForm | None:
     if grid is None:
         return None
     gated = shapes["blocks.0.mlp.fc1.weight"][0] != shapes["blocks.0.mlp.fc2.weight"][1]
-    heads, assumed = heads_of(width)
     return VitForm(
         family="dinov2",
         title=f"DINOv2 {size_name(width, patch)}{f' with {registers} registers' if registers else ''}",
         width=width,
         depth=count_blocks(renamed),
-        heads=heads,
+        heads=heads_of(width),
         mlp_width=shapes["blocks.0.mlp.fc1.weight"][0],
         patch=patch,
         grid=grid,
@@ -56,7 +55,6 @@ def read(published: Published) -> VitForm | None:
         },
         positions="dinov2-registers" if registers else "dinov2",
         evaluation=evaluation.DINOV2,
-        assumed=assumed,
     )
 
 

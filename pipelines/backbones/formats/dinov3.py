@@ -30,14 +30,13 @@ def _read(published: Published) -> VitForm | None:
     first = shapes.get("blocks.0.mlp.w1.weight" if gated else "blocks.0.mlp.fc1.weight")
     if first is None:
         return None
-    heads, assumed = heads_of(width)
     return VitForm(
         family="dinov3",
         title=f"DINOv3 {size_name(width, patch)} with {registers} registers",
         network="Eva",
         width=width,
         depth=count_blocks(published),
-        heads=_HEADS.get(width, heads),
+        heads=_HEADS.get(width, heads_of(width)),
         mlp_width=first[0],
         patch=patch,
         grid=(256 // patch, 256 // patch),
@@ -57,7 +56,6 @@ def _read(published: Published) -> VitForm | None:
         positions="rotary",
         evaluation=evaluation.DINOV3,
         assumed=(
-            *assumed,
             "256 x 256 pixels and ImageNet's mean and std, as of LVD-1689M's models; those of SAT-493M take others",
         ),
     )

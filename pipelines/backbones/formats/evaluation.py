@@ -50,6 +50,7 @@ class Evaluation:
 
 MAE = Evaluation(source="facebookresearch/mae, util/datasets.py", whole_from=225)
 SIMMIM = Evaluation(source="microsoft/SimMIM, data/data_finetune.py")
+MOCO_V3 = Evaluation(source="facebookresearch/moco-v3, main_lincls.py", interpolation="bilinear")
 DINO = Evaluation(source="facebookresearch/dino, eval_knn.py")
 IBOT = Evaluation(source="bytedance/ibot, evaluation/eval_knn.py")
 DINOV2 = Evaluation(source="facebookresearch/dinov2, dinov2/data/transforms.py")

@@ -16,6 +16,8 @@ Network = Literal["VisionTransformer", "Beit", "Eva", "ScaleMae"]
 # By width; the rest of the published ViTs have 64 features a head, and nothing in a file says otherwise.
 _HEADS = {1152: 16, 1280: 16, 1408: 16, 1664: 16}
 _FEATURES_PER_HEAD = 64
+# Features, and features and blocks, of which published ViTs have heads in different numbers.
+_LEAST_DECIDED, _FIRST_SMALL = 384, (768, 8)
 _MOST = 1 << 20
 _LETTERS = {192: "Ti", 384: "S", 768: "B", 1024: "L", 1152: "So400m", 1280: "H", 1408: "g", 1536: "g", 4096: "7B"}
 
@@ -75,7 +77,10 @@ class VitForm:
         mean, std: see `Preprocessing`.
         evaluation: how its authors bring an image to the network.
         decoder: blocks and width of a decoder in the file, which is not run here, or None.
-        assumed: what the file does not say and was taken for granted.
+        said: arguments of the network, by the names that `--arg` takes, that the file itself says.
+        undecided: arguments that the file does not say and in which published families differ: how they differ, and
+            then a value of each.
+        assumed: what else the file does not say and was taken for granted.
     """
 
     family: str
@@ -96,6 +101,8 @@ class VitForm:
     std: tuple[float, float, float] = IMAGENET_STD
     evaluation: Evaluation
     decoder: Mapping[str, int] | None = None
+    said: frozenset[str] = frozenset()
+    undecided: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     assumed: tuple[str, ...] = ()
 
     @property
@@ -186,12 +193,18 @@ def pooling(published: Published) -> dict[str, str]:
     return {"global_pool": "avg"} if published.has("fc_norm.weight") and not published.has("norm.weight") else {}
 
 
-def heads_of(width: int) -> tuple[int, tuple[str, ...]]:
-    """Heads of a ViT of so many features, and what that assumes."""
-    if width in _LETTERS or width in _HEADS:
-        return _HEADS.get(width, max(1, width // _FEATURES_PER_HEAD)), ()
-    heads = max(1, width // _FEATURES_PER_HEAD)
-    return heads, (f"{heads} heads of {width // heads} features: the file does not say how many",)
+def heads_of(width: int) -> int:
+    """Heads of a ViT of so many features, as most published ones have them."""
+    return _HEADS.get(width, max(1, width // _FEATURES_PER_HEAD))
+
+
+def heads_undecided(width: int, depth: int) -> dict[str, tuple[str, ...]]:
+    """What a file in nobody's own form leaves open about heads; see `VitForm.undecided`."""
+    if width == _LEAST_DECIDED:
+        return {"num_heads": ("6 of DeiT, DINO and DINOv2, 12 of MoCo v3", "6", "12")}
+    if (width, depth) == _FIRST_SMALL:
+        return {"num_heads": ("12 of ViT-B, 8 of the ViT-S that timm had first", "12", "8")}
+    return {}
 
 
 def square_grid(n_patches: int) -> tuple[int, int] | None:

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from pipelines.backbones.formats import evaluation
-from pipelines.backbones.formats.form import KeyFormat, Published, VitForm, count_blocks
+from pipelines.backbones.formats.form import KeyFormat, Published, VitForm, count_blocks, heads_undecided
 from pipelines.backbones.formats.plain import NAMES, NEEDS, has_head, plain_form
 
 _DECODER = "decoder_"
@@ -29,6 +29,8 @@ def read(published: Published) -> VitForm | None:
         evaluation=evaluation.MAE,
         decoder=decoder_of(published),
     )
+    if form is not None:
+        form = replace(form, undecided=heads_undecided(form.width, form.depth))
     if form is not None and form.decoder is None and (form.width, form.patch) == _SCALE_MAE_SIZE:
         note = "MAE, not Scale-MAE, whose encoder alone looks the same: name it with --model scale-mae-l16"
         return replace(form, assumed=(*form.assumed, note))

@@ -57,20 +57,19 @@ def plain_form(
     grid = square_grid(shapes["pos_embed"][1] - class_token)
     if grid is None:
         return None
-    heads, assumed = heads_of(width)
     return VitForm(
         family=family,
         title=f"{name} {size_name(width, patch)}",
         width=width,
         depth=count_blocks(published),
-        heads=heads,
+        heads=heads_of(width),
         mlp_width=shapes["blocks.0.mlp.fc1.weight"][0],
         patch=patch,
         grid=grid,
         class_token=class_token,
         positions=positions,
         evaluation=evaluation,
-        **{**others, "assumed": (*assumed, *others.get("assumed", ()))},
+        **others,
     )
 
 

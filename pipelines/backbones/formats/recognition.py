@@ -11,6 +11,7 @@ from pipelines.backbones.formats.dinov3 import DINOV3
 from pipelines.backbones.formats.form import KeyFormat, Published, UnsupportedFormError, VitForm
 from pipelines.backbones.formats.ijepa import IJEPA
 from pipelines.backbones.formats.mae import MAE
+from pipelines.backbones.formats.mocov3 import MOCO_V3
 from pipelines.backbones.formats.nearness import Nearness, nearest_format
 from pipelines.backbones.formats.plain import NEEDS as PLAIN_NAMES
 from pipelines.backbones.formats.plain import has_head
@@ -29,6 +30,7 @@ FORMATS: Sequence[KeyFormat] = (
     DINOV3,
     DINOV2,
     SCALE_MAE,
+    MOCO_V3,
     MAE,
     IJEPA,
     IBOT,

@@ -53,6 +53,7 @@ def read(published: Published) -> VitForm | None:
             **({"init_values": 1.0} if "blocks.0.gamma_1" in shapes else {}),
         },
         positions="relative-bias",
+        said=frozenset({"num_heads"}),
         evaluation=evaluation.SIMMIM,
         decoder={"depth": 1, "width": width} if _has_decoder(published) else None,
     )

@@ -50,20 +50,19 @@ def read(published: Published) -> VitForm | None:
     hidden = next((shapes[name] for name in names if name in shapes), None)
     if grid is None or hidden is None:
         return None
-    heads, assumed = heads_of(width)
     how, told = _evaluation(width, patch, grid[0] * patch)
     return VitForm(
         family="torchvision",
         title=f"supervised {size_name(width, patch)} of torchvision",
         width=width,
         depth=count_blocks(published, _BLOCK),
-        heads=heads,
+        heads=heads_of(width),
         mlp_width=hidden[0],
         patch=patch,
         grid=grid,
         positions="torchvision",
         evaluation=how,
-        assumed=(*assumed, *told),
+        assumed=told,
     )
 
 

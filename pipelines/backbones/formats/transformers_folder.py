@@ -207,6 +207,8 @@ _KINDS = {
 }
 MODEL_TYPES = tuple(_KINDS)
 _VALUE_CHARACTERS = 40
+# By config.json, in which what is left out has a value by transformers' own rule.
+_SAID = frozenset({"num_heads", "act_layer", "norm_eps", "rope_temperature"})
 _SIZES = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12}
 
 
@@ -234,6 +236,7 @@ def _read(model_type: str, kind: _Kind) -> Callable[[Published], VitForm | None]
             options={**_activation(config, kind), **kind.options(config), **pooling(blocks)},
             positions=kind.positions,
             **_preprocessing(published.preprocessor, kind),
+            said=_SAID | {name for name in ("mean", "std") if f"image_{name}" in published.preprocessor},
         )
 
     return read

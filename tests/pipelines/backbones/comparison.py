@@ -27,12 +27,17 @@ def halved(content: Any) -> Any:
 
 
 def double_tokens(
-    path: Path, inputs: torch.Tensor, layers: range, model: str, distances_m: torch.Tensor | None
+    path: Path,
+    inputs: torch.Tensor,
+    layers: range,
+    model: str,
+    distances_m: torch.Tensor | None,
+    arguments: tuple[str, ...],
 ) -> dict[Any, torch.Tensor]:
     """Our tokens in float64, from a file of float64."""
     size = (inputs.shape[-2], inputs.shape[-1])
-    backbone = load_backbone(resolve_backbone(model, weights=path, image_size=size))
-    form = inspect_checkpoint(path, family=None if model == "auto" else model).form
+    backbone = load_backbone(resolve_backbone(model, weights=path, image_size=size, arguments=arguments))
+    form = inspect_checkpoint(path, family=None if model == "auto" else model, arguments=arguments).form
     torch.set_default_dtype(torch.float64)  # for what a network computes when it is built, such as rotary angles
     try:
         module = build_network(form, size).double()

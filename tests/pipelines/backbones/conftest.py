@@ -37,11 +37,12 @@ def compare(tmp_path: Path) -> Compare:
         kinds: frozenset[str] = frozenset({"patches", "cls"}),
         model: str = "auto",
         distances_m: torch.Tensor | None = None,
+        arguments: tuple[str, ...] = (),
     ) -> None:
         paths = saved(content, tmp_path)
         layers, size = range(1, len(theirs) + 1), (inputs.shape[-2], inputs.shape[-1])
-        double = double_tokens(paths[0], inputs, layers, model, distances_m)
-        backbone = load_backbone(resolve_backbone(model, weights=paths[1], image_size=size))
+        double = double_tokens(paths[0], inputs, layers, model, distances_m, arguments)
+        backbone = load_backbone(resolve_backbone(model, weights=paths[1], image_size=size, arguments=arguments))
         assert backbone.request.architecture == family.partition(" ")[0]
         metres = None if distances_m is None else distances_m.float()
         single = backbone.tokens_of(inputs.float(), layers, ground_sample_distance_m=metres)
