@@ -20,7 +20,7 @@ from pipelines.datasets import DatasetOptions, open_dataset
 from pipelines.plan import ExtractionSettings
 from tests import camvid_reference
 from vitrine.extraction import ModelWords, RunOptions, extract_dataset, resolve_model
-from vitrine.questions import Dropping, ask_knn, ask_linear, ask_variance, make_selection
+from vitrine.questions import Dropping, ask_knn, ask_linear, ask_variance, linear_parameters, make_selection
 
 Reference = dict[str, tuple[np.ndarray, np.ndarray]]
 Report = Callable[[str], None]
@@ -101,7 +101,7 @@ def test_nearest_neighbour_is_the_references(
 
 
 def test_linear_is_scikit_learns(features: FeatureSet, reference: Reference, report: Report) -> None:
-    result = ask_linear(features, Subject()).result
+    result = ask_linear(features, linear_parameters(Subject())).result
     train, test = (reference[split][0].reshape(-1, 384).astype(np.float32) for split in ("train", "test"))
     mean, deviation = train.mean(axis=0), train.std(axis=0)
     labels, masks = camvid_reference.centres(reference["train"][1]).reshape(-1), reference["test"][1]

@@ -21,7 +21,7 @@ from pipelines.datasets import DatasetOptions, open_dataset
 from pipelines.plan import ExtractionSettings
 from vitrine.compression import CompressionRequest, compress
 from vitrine.extraction import ModelWords, RunOptions, extract_dataset, resolve_model
-from vitrine.questions import ask_knn, ask_linear
+from vitrine.questions import ask_knn, ask_linear, linear_parameters
 
 # Name in the table -> how it is made of float16; None for what an extraction stores.
 WAYS: dict[str, CompressionRequest | None] = {
@@ -94,7 +94,7 @@ def test_what_a_way_of_storage_takes_and_costs(store: FeaturesOf, way: str, caps
     n_rows, spec = int(features.valid.sum()), features.spec
     values_bytes = n_rows * int(np.prod(spec.row_shape("patches"))) * 4
     (knn,) = ask_knn(features, KnnParameters(subject=Subject(on="patches")))
-    linear = ask_linear(features, Subject(on="patches"))
+    linear = ask_linear(features, linear_parameters(Subject(on="patches")))
     with capsys.disabled():
         print(
             f"\n| {way} | {features.stored_bytes / 1e6:.1f} MB | {features.stored_bytes / plain.stored_bytes:.0%} "

@@ -1,14 +1,15 @@
-"""Multinomial logistic regression: in memory by preconditioned L-BFGS, beyond memory by mini-batches.
+"""Multinomial logistic regression by preconditioned L-BFGS, over rows in memory or read anew for every pass.
 
 The loss is mean cross-entropy + l2 / 2 * ||weights||^2, in nats; the bias is not penalised. It is the loss that
-scikit-learn's LogisticRegression minimises with C = 1 / (rows * l2).
+scikit-learn's LogisticRegression minimises with C = 1 / (rows * l2). Loss and gradient are sums over rows, so a fit
+needs no row twice at a time, and neither the order of the rows nor how they are cut into blocks decides the model.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import TypeAlias, TypedDict
 
 import numpy as np
 import torch
@@ -22,11 +23,10 @@ from evaluators.tensors import as_tensor
 # A class without a training row has no finite best bias; this one is never predicted and adds nothing to a softmax.
 _ABSENT_BIAS = -1e9
 _PIECE_ROWS = 8_192
-_BATCH_ROWS = 4_096
-# The curvature is an approximation: a full step of Newton's could overshoot.
-_LONGEST_STEP = 0.5
-_DAMPING = 0.1
-_STREAMED_TOLERANCE = 1e-3
+
+Block: TypeAlias = tuple[Float[np.ndarray, "_ features"], Int64[np.ndarray, " _"]]
+# One pass over the rows: features and labels, block by block.
+Blocks: TypeAlias = Callable[[], Iterable[Block]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ class LinearModel:
         weights: one column for each class; 0 for a class without training rows.
         bias: very negative for a class without training rows. Over the other classes weights and bias average to 0.
         l2: strength of the penalty.
-        iterations: accepted L-BFGS steps, or epochs of mini-batches.
+        iterations: accepted L-BFGS steps.
         loss: penalised loss of this model over all training rows, in nats.
         converged: the loss can fall no further than the tolerance, to second order.
     """
@@ -50,6 +50,33 @@ class LinearModel:
     converged: bool
 
 
+@dataclass(frozen=True, kw_only=True)
+class Goal:
+    """When a fit ends.
+
+    Attributes:
+        tolerance: when the loss can still fall by this share of itself at most (or by less than rounding), as far as
+            the curvature is known. It is known roughly: the true share has been 3 to 30 times as much.
+        most_fall: only when the last ten steps, besides, lowered the loss by this share at most; None asks nothing.
+        max_iterations: bound on the steps.
+        max_passes: bound on the passes over the rows, 2 or more; None for none.
+    """
+
+    tolerance: float = 1e-7
+    most_fall: float | None = None
+    max_iterations: int = 500
+    max_passes: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_passes is not None and self.max_passes < 2:
+            raise ValueError(
+                f"max_passes is {self.max_passes}; a fit surveys the rows and evaluates a model. Give 2 or more."
+            )
+
+
+_CLOSE = Goal()
+
+
 def fit(
     features: Float[np.ndarray, "rows features"],
     labels: Int64[np.ndarray, " rows"],
@@ -57,8 +84,7 @@ def fit(
     n_classes: int,
     l2: float,
     start: LinearModel | None = None,
-    max_iterations: int = 500,
-    tolerance: float = 1e-6,
+    goal: Goal = _CLOSE,
 ) -> LinearModel:
     """Fit one model to rows in memory.
 
@@ -68,8 +94,7 @@ def fit(
         n_classes: number of classes of the model.
         l2: strength of the penalty, positive.
         start: a model to start from.
-        max_iterations: bound on the steps.
-        tolerance: stop when the loss can still fall by this share of itself at most (or by less than rounding).
+        goal: when to end.
 
     Returns:
         The model; `converged` says whether the tolerance was reached.
@@ -77,7 +102,10 @@ def fit(
     Raises:
         ValueError: no rows, a label outside the classes, or a strength that is not positive.
     """
-    return _fit(features, labels, n_classes, [l2], start=start, max_iterations=max_iterations, tolerance=tolerance)[0]
+    _check_lengths(features, labels)
+    starts = None if start is None else [start]
+    (model,) = fit_blocks(lambda: [(features, labels)], n_classes=n_classes, l2s=[l2], starts=starts, goal=goal)
+    return model
 
 
 def fit_path(
@@ -86,14 +114,30 @@ def fit_path(
     *,
     n_classes: int,
     l2s: Sequence[float],
-    max_iterations: int = 500,
-    tolerance: float = 1e-6,
+    goal: Goal = _CLOSE,
+) -> list[LinearModel]:
+    """Fit one model for each strength of the penalty to rows in memory: `fit_blocks` of one block."""
+    _check_lengths(features, labels)
+    return fit_blocks(lambda: [(features, labels)], n_classes=n_classes, l2s=l2s, goal=goal)
+
+
+def fit_blocks(
+    blocks: Blocks,
+    *,
+    n_classes: int,
+    l2s: Sequence[float],
+    starts: Sequence[LinearModel] | None = None,
+    goal: Goal = _CLOSE,
 ) -> list[LinearModel]:
     """Fit one model for each strength of the penalty, all of them in lockstep: each pass over the rows serves all.
 
     Args:
-        features, labels, n_classes, max_iterations, tolerance: as for `fit`.
+        blocks: makes one pass over the rows, as for `fit`, block by block; called once to survey the rows (mean,
+            covariance, class counts), then once for every evaluation. Every pass holds the same rows.
+        n_classes: as for `fit`.
         l2s: strengths, positive, in any order.
+        starts: a model to start from for each strength.
+        goal: when to end; a model that its bounds stop says that it has not converged.
 
     Returns:
         One model for each strength, in the order given.
@@ -101,93 +145,27 @@ def fit_path(
     Raises:
         ValueError: as for `fit`, or there is no strength.
     """
-    return _fit(features, labels, n_classes, l2s, start=None, max_iterations=max_iterations, tolerance=tolerance)
+    _check_strengths(l2s)
+    survey = _survey(blocks, n_classes)
+    prior = _prior(survey.counts, len(survey.mean))
+    points = [prior] * len(l2s) if starts is None else [_parameters(start, survey, prior) for start in starts]
+    noise = torch.finfo(survey.dtype).eps / 10  # rounding errors of many rows mostly cancel in their mean
+    problems = [Problem(point, tolerance=goal.tolerance, noise=noise, most_fall=goal.most_fall) for point in points]
 
+    def evaluate(active: Sequence[int], trials: Tensor) -> list[Evaluation]:
+        with_spread = any(problems[i].wants_curvature for i in active)
+        sums = sum_losses(trials, survey.mean, _tensors(blocks(), survey.present), with_spread=with_spread)
+        return [_penalised(sums, n, trials[n], l2s[i], survey.covariance) for n, i in enumerate(active)]
 
-def fit_streamed(
-    blocks: Callable[[int], Iterable[tuple[Float32[np.ndarray, "_ features"], Int64[np.ndarray, " _"]]]],
-    *,
-    n_features: int,
-    n_classes: int,
-    l2: float,
-    epochs: int = 5,
-    seed: int = 0,
-) -> LinearModel:
-    """Fit one model by mini-batches, with memory for one block of rows.
-
-    One epoch surveys the rows (mean, covariance, class counts), `epochs` epochs learn, and one sums the loss. Each
-    step is Newton's with the curvature of `Curvature`, shortened in proportion to what remains of the epochs, so that
-    the noise of the batches averages out. Rows are shuffled within a block only: a block should mix many images.
-
-    Args:
-        blocks: gives features and labels, as for `fit`, for the epoch with the given number: 0 surveys, 1 to
-            `epochs` learn, `epochs + 1` sums the loss. Every epoch holds the same rows, in any order of blocks.
-        n_features, n_classes: size of the model.
-        l2: strength of the penalty, positive.
-        epochs: how often each row is learnt from.
-        seed: of the shuffling; the same seed over the same blocks gives the same model.
-
-    Returns:
-        The model, with the loss over all rows; `converged` where it can still fall by 1e-3 of itself at most.
-
-    Raises:
-        ValueError: no rows, a label outside the classes, a strength that is not positive, or no epoch.
-    """
-    _check_strengths([l2])
-    if epochs < 1:
-        raise ValueError(f"epochs is {epochs}; a fit learns from each row at least once. Give 1 or more.")
-    counts = torch.zeros(n_classes, dtype=torch.int64)
-    mean, covariance = _mean_and_covariance(_counted(blocks(0), counts), n_features)
-    present = counts.nonzero()[:, 0].numpy()
-    rows_ahead = epochs * int(counts.sum())
-    learner = _Learner(_prior(counts[present], n_features), mean, covariance, l2=l2, rows_ahead=rows_ahead)
-    shuffle = torch.Generator().manual_seed(seed)
-    for epoch in range(1, epochs + 1):
-        for features, labels in _batches(_tensors(blocks(epoch), present), shuffle):
-            learner.learn(features, labels)
-    sums = sum_losses(learner.point[None], mean, _tensors(blocks(epochs + 1), present), with_spread=True)
-    final = _penalised(sums, 0, learner.point, l2, covariance)
-    problem = Problem(learner.point, tolerance=_STREAMED_TOLERANCE, noise=0.0)
-    problem.receive(final)
-    return LinearModel(
-        **_weights_and_bias(learner.point, mean, present, n_classes),
-        l2=l2,
-        iterations=epochs,
-        loss=final.loss,
-        converged=problem.converged,
+    minimise(
+        problems,
+        evaluate,
+        max_iterations=goal.max_iterations,
+        max_evaluations=None if goal.max_passes is None else goal.max_passes - 1,
     )
-
-
-def predict(model: LinearModel, block: Float32[np.ndarray, "rows features"]) -> Int64[np.ndarray, " rows"]:
-    """The most likely class of each row; of equal logits the lower class."""
-    logits = torch.addmm(as_tensor(model.bias), as_tensor(block), as_tensor(model.weights))
-    classes: Int64[np.ndarray, " rows"] = logits.argmax(dim=1).numpy()
-    return classes
-
-
-def _fit(
-    features: np.ndarray,
-    labels: np.ndarray,
-    n_classes: int,
-    l2s: Sequence[float],
-    *,
-    start: LinearModel | None,
-    max_iterations: int,
-    tolerance: float,
-) -> list[LinearModel]:
-    """Fit every strength in lockstep on the classes that occur."""
-    _check(features, labels, n_classes, l2s)
-    present = np.unique(labels)
-    rows, positions = as_tensor(features), torch.from_numpy(np.searchsorted(present, labels))
-    mean, covariance = _mean_and_covariance([rows], rows.shape[1])
-    data = _Data(features=rows.contiguous(), labels=positions, mean=mean, covariance=covariance)
-    point = _prior(positions.bincount(), rows.shape[1]) if start is None else _parameters(start, present, mean)
-    noise = torch.finfo(rows.dtype).eps / 10  # rounding errors of many rows mostly cancel in their mean
-    problems = [Problem(point, tolerance=tolerance, noise=noise) for _ in l2s]
-    _solve(data, problems, l2s, max_iterations)
     return [
         LinearModel(
-            **_weights_and_bias(problem.point, mean, present, n_classes),
+            **_weights_and_bias(problem.point, survey.mean, survey.present, n_classes),
             l2=l2,
             iterations=problem.iterations,
             loss=problem.loss,
@@ -195,6 +173,15 @@ def _fit(
         )
         for problem, l2 in zip(problems, l2s, strict=True)
     ]
+
+
+def predict(model: LinearModel, block: Float32[np.ndarray, "rows features"]) -> Int64[np.ndarray, " rows"]:
+    """The most likely class of each row; of equal logits the lower class."""
+    weights, bias, classes = as_tensor(model.weights), as_tensor(model.bias), np.empty(len(block), dtype=np.int64)
+    for first in range(0, len(block), _PIECE_ROWS):
+        piece = slice(first, first + _PIECE_ROWS)
+        classes[piece] = torch.addmm(bias, as_tensor(block[piece]), weights).argmax(dim=1).numpy()
+    return classes
 
 
 def log_losses(
@@ -209,119 +196,78 @@ def log_losses(
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Data:
-    """Rows in memory, and what a fit knows of them beforehand; labels count the classes that occur."""
+class _Survey:
+    """What a fit knows of the rows beforehand.
 
-    features: Tensor
-    labels: Tensor
+    Attributes:
+        present: the classes that occur, ascending; all else counts these alone.
+        counts: rows of each class that occurs.
+        mean, covariance: of the features.
+        dtype: of the features.
+    """
+
+    present: np.ndarray
+    counts: Tensor
     mean: Tensor
     covariance: Covariance
+    dtype: torch.dtype
 
 
-def _solve(data: _Data, problems: Sequence[Problem], l2s: Sequence[float], max_iterations: int) -> None:
-    """Minimise the loss of every strength, each from its problem's start."""
+def _survey(blocks: Blocks, n_classes: int) -> _Survey:
+    """One pass over the rows.
 
-    def evaluate(active: Sequence[int], trials: Tensor) -> list[Evaluation]:
-        with_spread = any(problems[i].wants_curvature for i in active)
-        sums = sum_losses(trials, data.mean, [(data.features, data.labels)], with_spread=with_spread)
-        return [_penalised(sums, n, trials[n], l2s[i], data.covariance) for n, i in enumerate(active)]
+    Raises:
+        ValueError: no rows, or a label outside the classes.
+    """
+    counts = torch.zeros(n_classes, dtype=torch.int64)
+    dtypes: set[torch.dtype] = set()
 
-    minimise(problems, evaluate, max_iterations=max_iterations)
+    def features() -> Iterator[Tensor]:
+        for block, labels in blocks():
+            if len(labels):
+                _check_labels(labels, n_classes)
+                counts.add_(as_tensor(labels).bincount(minlength=n_classes))
+                dtypes.add(as_tensor(block).dtype)
+                yield as_tensor(block)
 
-
-class _Learner:
-    """One model that learns from mini-batches."""
-
-    def __init__(self, start: Tensor, mean: Tensor, covariance: Covariance, *, l2: float, rows_ahead: int) -> None:
-        self.point = start
-        self._mean, self._covariance, self._l2 = mean, covariance, l2
-        self._rows_ahead, self._rows_seen, self._batches = rows_ahead, 0, 0
-        shares = torch.softmax(start[:, -1], dim=0)
-        self._first_spread = torch.diag(shares) - torch.outer(shares, shares)
-        self._spread = self._first_spread
-        self._curvature = Curvature(self._spread, covariance, l2)
-
-    def learn(self, features: Tensor, labels: Tensor) -> None:
-        """Take one step along the gradient of one batch."""
-        sums = sum_losses(self.point[None], self._mean, [(features, labels)], with_spread=True)
-        gradient = _penalised(sums, 0, self.point, self._l2).gradient
-        self._follow_spread(sums)
-        # A batch of few rows for each feature overstates some directions: such steps are shorter.
-        share = len(labels) / (len(labels) + features.shape[1])
-        remaining = 1 - self._rows_seen / self._rows_ahead
-        self.point = self.point - _LONGEST_STEP * share * remaining * self._curvature.solve(gradient)
-        self._rows_seen += len(labels)
-
-    def _follow_spread(self, sums: LossSums) -> None:
-        """Average the spread of the classes over the last batches, and renew the curvature now and then."""
-        assert sums.spread is not None
-        self._batches += 1
-        newest = max(1 / (self._batches + 1), 0.05)
-        self._spread = (1 - newest) * self._spread + newest * sums.spread[0] / sums.rows
-        if self._batches & (self._batches - 1) == 0 or self._batches % 16 == 0:
-            # Confident predictions have next to no curvature until one of them is wrong: keep some of the first.
-            damped = self._spread + _DAMPING * self._first_spread
-            self._curvature = Curvature(damped, self._covariance, self._l2)
+    mean, covariance = _mean_and_covariance(features())
+    present = counts.nonzero()[:, 0]
+    return _Survey(
+        present=present.numpy(), counts=counts[present], mean=mean, covariance=covariance, dtype=dtypes.pop()
+    )
 
 
-def _counted(blocks: Iterable[tuple[np.ndarray, np.ndarray]], counts: Tensor) -> Iterator[Tensor]:
-    """The features of blocks, while their labels are counted into `counts`."""
-    for features, labels in blocks:
-        if len(labels):
-            _check_labels(labels, len(counts))
-            counts += as_tensor(labels).bincount(minlength=len(counts))
-            yield as_tensor(features)
-
-
-def _batches(blocks: Iterable[tuple[Tensor, Tensor]], shuffle: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-    """Rows of blocks, shuffled within each, in batches of one size; what is left of a block joins the next."""
-    left: list[tuple[Tensor, Tensor]] = []
-    for block in blocks:
-        order = torch.randperm(len(block[1]), generator=shuffle)
-        left.append((block[0][order], block[1][order]))
-        if sum(len(labels) for _, labels in left) < _BATCH_ROWS:
-            continue
-        features, labels = (torch.cat(parts) for parts in zip(*left, strict=True))
-        whole = len(labels) // _BATCH_ROWS * _BATCH_ROWS
-        for start in range(0, whole, _BATCH_ROWS):
-            yield features[start : start + _BATCH_ROWS], labels[start : start + _BATCH_ROWS]
-        left = [(features[whole:].clone(), labels[whole:].clone())]
-    if sum(len(labels) for _, labels in left):
-        features, labels = (torch.cat(parts) for parts in zip(*left, strict=True))
-        yield features, labels
-
-
-def _tensors(blocks: Iterable[tuple[np.ndarray, np.ndarray]], present: np.ndarray) -> Iterator[tuple[Tensor, Tensor]]:
+def _tensors(blocks: Iterable[Block], present: np.ndarray) -> Iterator[tuple[Tensor, Tensor]]:
     """Blocks as tensors, with labels that count the `present` classes."""
     for features, labels in blocks:
-        yield as_tensor(features), torch.from_numpy(np.searchsorted(present, labels))
+        yield as_tensor(features).contiguous(), torch.from_numpy(np.searchsorted(present, labels))
 
 
-def _penalised(
-    sums: LossSums, which: int, point: Tensor, l2: float, covariance: Covariance | None = None
-) -> Evaluation:
-    """One model's mean loss with penalty, its gradient, and its curvature where all it takes is known."""
+def _penalised(sums: LossSums, which: int, point: Tensor, l2: float, covariance: Covariance) -> Evaluation:
+    """One model's mean loss with penalty, its gradient, and its curvature where the spread was summed."""
     weights = point[:, :-1]
     gradient = sums.gradient[which] / sums.rows
     gradient[:, :-1] += l2 * weights
     # The same for all classes is no change of the model; what rounding leaves of it would only be amplified.
     gradient -= gradient.mean(dim=0)
     inverse = None
-    if sums.spread is not None and covariance is not None:
-        spread, known = sums.spread[which] / sums.rows, covariance
+    if sums.spread is not None:
+        spread = sums.spread[which] / sums.rows
 
         def inverse() -> InverseCurvature:
-            return Curvature(spread, known, l2).solve
+            return Curvature(spread, covariance, l2).solve
 
     loss = float(sums.loss[which]) / sums.rows + l2 / 2 * float(weights.square().sum())
     return Evaluation(loss=loss, gradient=gradient, inverse_curvature=inverse)
 
 
-def _mean_and_covariance(batches: Iterable[Tensor], features: int) -> tuple[Tensor, Covariance]:
+def _mean_and_covariance(batches: Iterable[Tensor]) -> tuple[Tensor, Covariance]:
     """Mean and covariance of the rows of all batches, merged as moments are."""
-    count, mean = 0, torch.zeros(features, dtype=torch.float64)
-    scatter = torch.zeros((features, features), dtype=torch.float64)
+    count, mean, scatter = 0, torch.zeros(0), torch.zeros(0)
     for batch in batches:
+        if not count:
+            mean = torch.zeros(batch.shape[1], dtype=torch.float64)
+            scatter = torch.zeros((batch.shape[1], batch.shape[1]), dtype=torch.float64)
         for rows in torch.split(batch, _PIECE_ROWS):
             of_piece = rows.mean(dim=0, dtype=torch.float64)
             centred = rows - of_piece.to(rows.dtype)
@@ -343,10 +289,15 @@ def _prior(counts: Tensor, features: int) -> Tensor:
     return parameters
 
 
-def _parameters(model: LinearModel, present: np.ndarray, mean: Tensor) -> Tensor:
-    """The parameters of a model's `present` classes, centred over them, with the bias about the mean."""
-    weights = torch.from_numpy(model.weights[:, present].astype(np.float64)).T
-    bias = torch.from_numpy(model.bias[present].astype(np.float64)) + weights @ mean
+def _parameters(model: LinearModel, survey: _Survey, prior: Tensor) -> Tensor:
+    """The parameters of a model's classes that occur, centred over them, with the bias about the mean.
+
+    A class that the model has never seen starts from how often it occurs, beside those that the model knows.
+    """
+    weights = torch.from_numpy(model.weights[:, survey.present].astype(np.float64)).T
+    bias = torch.from_numpy(model.bias[survey.present].astype(np.float64)) + weights @ survey.mean
+    unseen = torch.from_numpy(model.bias[survey.present] <= _ABSENT_BIAS)
+    bias[unseen] = prior[unseen, -1] + (bias - prior[:, -1])[~unseen].mean()
     parameters = torch.cat([weights, bias[:, None]], dim=1)
     return parameters - parameters.mean(dim=0)
 
@@ -368,15 +319,13 @@ def _weights_and_bias(point: Tensor, mean: Tensor, present: np.ndarray, n_classe
     return {"weights": weights, "bias": bias}
 
 
-def _check(features: np.ndarray, labels: np.ndarray, n_classes: int, l2s: Sequence[float]) -> None:
-    """Refuse what no fit in memory can use."""
+def _check_lengths(features: np.ndarray, labels: np.ndarray) -> None:
+    """Refuse rows and labels that do not go together."""
     if len(features) != len(labels) or len(labels) == 0:
         raise ValueError(
             f"{len(features)} rows of features with {len(labels)} labels; a fit needs a row, and a label for each. "
             "Read features and labels of the same split."
         )
-    _check_labels(labels, n_classes)
-    _check_strengths(l2s)
 
 
 def _check_strengths(l2s: Sequence[float]) -> None:

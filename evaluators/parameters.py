@@ -11,8 +11,8 @@ from evaluators.subject import Subject
 from feature_store import TokenKind
 
 # Raised whenever the numbers that an evaluator gives may change: answers of before are then no longer taken.
-KNN_REVISION = 1
-LINEAR_REVISION = 2
+KNN_REVISION = 2
+LINEAR_REVISION = 3
 VARIANCE_REVISION = 1
 
 Metric = Literal["dot", "cosine", "l2"]
@@ -56,15 +56,18 @@ class LinearParameters:
         subject: which tokens.
         l2s: strengths of the penalty to choose among; one alone is taken. `evaluators.linear` states the loss.
         held_share: share of the training images on which the strength is chosen; they train the final model too.
-        memory_bytes: training tokens that need more, as float32, are streamed in mini-batches instead.
-        epochs: passes over the training tokens where they are streamed.
+        memory_bytes: bound on what is held at once. Patches that need more are sampled by image, as many as there is
+            room for; whole images, and patches with `all_rows`, are read from the store anew for every pass.
+        all_rows: train on every training token, whatever it takes.
+        max_passes: bound on how often the training tokens are read from the store; None for none.
     """
 
     subject: Subject = field(default_factory=Subject)
     l2s: tuple[float, ...] = DEFAULT_L2S
     held_share: float = 0.2
-    memory_bytes: int = 4 << 30
-    epochs: int = 10
+    memory_bytes: int = 4_000_000_000
+    all_rows: bool = False
+    max_passes: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

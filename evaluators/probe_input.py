@@ -5,6 +5,7 @@ token (`cls`) or the mean of its patches (`mean`), labelled by the manifest.
 """
 
 from collections.abc import Iterator
+from copy import copy
 from functools import cached_property
 from typing import Any
 
@@ -12,14 +13,16 @@ import numpy as np
 from jaxtyping import Float, Int64, Integer, UInt
 
 from evaluators.feature_map import FeatureMap, standardising
+from evaluators.held_out import groups_of, hold_out_images
 from evaluators.moments import Moments, stream_moments
 from evaluators.scores import patch_labels
-from evaluators.subject import Subject, resolve_subject
+from evaluators.subject import DEFAULT_TRAIN_SPLIT, Subject, resolve_subject
 from evaluators.token_stream import stored_tokens
 from feature_store import FeatureSet, Selection, StoreError
 
 _TEST_SPLITS = ("test", "val", "validation")
 _LABELS_AT_ONCE = 2**16
+_HOLD_OUT = "test on images held out, whole ones and drawn with a seed, with --hold-out 0.25."
 
 
 class ProbeInput:
@@ -118,14 +121,32 @@ class ProbeInput:
         )
         return values
 
+    def trained_on(self, rows: Int64[np.ndarray, " rows"]) -> "ProbeInput":
+        """The same subject with these rows, ascending, as its training rows."""
+        other = copy(self)
+        other.__dict__.pop("train_moments", None)
+        other.train_rows = rows
+        return other
+
     def images_of(self, rows: Int64[np.ndarray, " rows"]) -> list[str]:
-        """What rows must stay together when some are held out: their sequence, or else their image."""
-        sequences, uris = self._columns_of_images
-        return [sequences[row] or uris[row] for row in rows]
+        """The digest of the image that each row shows the whole or a part of."""
+        return [self._images[row] for row in rows]
+
+    def hold_out(
+        self, rows: Int64[np.ndarray, " rows"], *, share: float, seed: int
+    ) -> tuple[Int64[np.ndarray, " kept"], Int64[np.ndarray, " held"]]:
+        """Hold out a share of the sequences, or images where there are none, of some rows; see `hold_out_images`.
+
+        Images that stand in two places stay together. Whole images are held out class by class.
+        """
+        sequences, uris = self.features.column("sequence"), self.features.column("uri")
+        groups = groups_of([sequences[row] or uris[row] for row in rows], self.images_of(rows))
+        strata = None if self.on == "patches" else self._image_labels[rows].tolist()
+        return hold_out_images(groups, share=share, seed=seed, strata=strata)
 
     @cached_property
-    def _columns_of_images(self) -> tuple[list[Any], list[Any]]:
-        return self.features.column("sequence"), self.features.column("uri")
+    def _images(self) -> list[Any]:
+        return self.features.column("image_sha256")
 
     @cached_property
     def _image_labels(self) -> Int64[np.ndarray, " rows"]:
@@ -135,17 +156,17 @@ class ProbeInput:
     def _split(self, subject: Subject) -> tuple[Any, Any, str, str]:
         column = np.asarray([split or "" for split in self.features.column("split")])
         usable = self.features.valid & self._has_label()
-        train = np.flatnonzero((column == subject.train_split) & usable)
         there = sorted(set(column[usable].tolist()) - {""})
+        train = np.flatnonzero((column == subject.train_split) & usable)
+        name = subject.train_split
+        if subject.hold_out is not None and not there and name == DEFAULT_TRAIN_SPLIT:
+            train, name = np.flatnonzero(usable), "all rows"
         if not train.size:
-            raise StoreError(
-                f"split {subject.train_split!r} has no valid labelled rows (splits there: "
-                f"{', '.join(there) or 'none'}); name one with --train-split."
-            )
+            raise StoreError(self._no_training_rows(subject, there))
         if subject.hold_out is not None:
-            kept, held = hold_out_images(self.images_of(train), share=subject.hold_out, seed=subject.seed)
-            note = f"{subject.hold_out:g} of the images of {subject.train_split}, seed {subject.seed}"
-            return train[kept], train[held], f"{subject.train_split} without the held out", f"held out: {note}"
+            kept, held = self.hold_out(train, share=subject.hold_out, seed=subject.seed)
+            note = f"{subject.hold_out:g} of the images of {name}, seed {subject.seed}"
+            return train[kept], train[held], f"{name} without the held out", f"held out: {note}"
         wanted = [subject.test_split] if subject.test_split else list(_TEST_SPLITS)
         for name in wanted:
             test = np.flatnonzero((column == name) & usable)
@@ -155,6 +176,18 @@ class ProbeInput:
             f"no test rows: none of the splits {', '.join(map(str, wanted))} has valid labelled rows besides "
             f"{subject.train_split!r} (splits there: {', '.join(there)}). Name one with --test-split, or test on "
             "held-out images with --hold-out 0.2."
+        )
+
+    def _no_training_rows(self, subject: Subject, there: list[str]) -> str:
+        """What is wrong, and the way out."""
+        if there:
+            return (
+                f"split {subject.train_split!r} has no valid labelled rows (splits there: {', '.join(there)}); name "
+                "one with --train-split."
+            )
+        return (
+            f"dataset {self.features.dataset.spec.name!r} has no splits, so nothing says what to train and what to "
+            f"test on; {_HOLD_OUT}"
         )
 
     def _has_label(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
@@ -172,32 +205,3 @@ def _scored_classes(scored: tuple[int, ...] | None, n_classes: int) -> Int64[np.
             f"scored classes {list(scored)[:10]}: name some of the classes 0..{n_classes - 1}, each once, ascending."
         )
     return np.asarray(scored, dtype=np.int64)
-
-
-def hold_out_images(
-    images: list[str], *, share: float, seed: int
-) -> tuple[Int64[np.ndarray, " kept"], Int64[np.ndarray, " held"]]:
-    """Hold out a share of the images, never a part of one.
-
-    Args:
-        images: the image (or sequence) of each row.
-        share: of the images to hold out, in (0, 1); at least one image on each side.
-        seed: of the choice.
-
-    Returns:
-        Positions kept and positions held out, both ascending.
-
-    Raises:
-        StoreError: fewer than two images, or a share outside (0, 1).
-    """
-    names = sorted(set(images))
-    if len(names) < 2 or not 0 < share < 1:
-        raise StoreError(
-            f"cannot hold out {share:g} of {len(names)} images; at least two images and a share between 0 and 1 are "
-            "needed."
-        )
-    shuffled = np.random.default_rng(seed).permutation(len(names))
-    n_held = min(max(1, round(share * len(names))), len(names) - 1)
-    held = {names[index] for index in shuffled[:n_held]}
-    is_held = np.asarray([image in held for image in images], dtype=bool)
-    return np.flatnonzero(~is_held), np.flatnonzero(is_held)

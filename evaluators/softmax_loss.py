@@ -80,9 +80,14 @@ def sum_losses(
     return LossSums(rows=rows, loss=loss, gradient=gradient.view(models, classes, width), spread=spread)
 
 
+def piece_rows(logits_per_row: int) -> int:
+    """How many rows are taken at a time."""
+    return max(256, min(_PIECE_ROWS, _PIECE_LOGITS // logits_per_row))
+
+
 def _pieces(batches: Iterable[tuple[Tensor, Tensor]], logits_per_row: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches cut into pieces of rows that suit the cache."""
-    size = max(256, min(_PIECE_ROWS, _PIECE_LOGITS // logits_per_row))
+    size = piece_rows(logits_per_row)
     for features, labels in batches:
         for start in range(0, len(labels), size):
             yield features[start : start + size], labels[start : start + size]

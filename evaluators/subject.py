@@ -6,6 +6,7 @@ from typing import Literal
 from feature_store import FeatureSet, StoreError
 
 On = Literal["auto", "patches", "cls", "mean"]
+DEFAULT_TRAIN_SPLIT = "train"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,19 +18,30 @@ class Subject:
         layer: block number or `last`.
         train_split: the rows of the bank or training set.
         test_split: the rows that are scored; None takes the first of test, val, validation that exists.
-        hold_out: share of the images of `train_split` to test on instead, for a dataset without a test split.
+        hold_out: share of the images of `train_split` to test on instead, for a dataset without a test split; of all
+            images where the dataset has no splits at all. A sequence, or all copies of one image, stay together.
         seed: of the images held out.
         scored: classes that are scored, ascending; None for all. Truth of another class is left out of every score, as
             void is, but stays in the bank and the training set; predicting another class is wrong.
+
+    Raises:
+        ValueError: both a test split and a share to hold out, of which one would be ignored.
     """
 
     on: On = "auto"
     layer: int | str = "last"
-    train_split: str = "train"
+    train_split: str = DEFAULT_TRAIN_SPLIT
     test_split: str | None = None
     hold_out: float | None = None
     seed: int = 0
     scored: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.hold_out is not None and self.test_split is not None:
+            raise ValueError(
+                f"--hold-out {self.hold_out:g} tests on training images, and --test-split {self.test_split!r} on those "
+                "of a split; give one of the two."
+            )
 
 
 def resolve_subject(features: FeatureSet, subject: Subject) -> Subject:

@@ -18,7 +18,7 @@ from vitrine.acceptance_cityscapes import open_split
 from vitrine.acceptance_published import Published
 from vitrine.extraction import ModelWords, RunOptions, extract_dataset, resolve_model
 from vitrine.output import console, print_json, print_table
-from vitrine.questions import Dropping, ask_knn, ask_linear, ask_variance, make_selection
+from vitrine.questions import Dropping, ask_knn, ask_linear, ask_variance, linear_parameters, make_selection
 
 _TOPS = (10, 50, 100)
 # What is done here in another way than in the paper, as far as its authors' code tells.
@@ -163,10 +163,12 @@ def compare_numbers(features: FeatureSet, experiment: Published) -> Iterator[Com
         yield _compared("1-NN", n_dropped, theirs, answer)
     answer = _ask_1nn(features, KnnParameters(subject=subject, metric="dot", standardise=True), None)
     yield _compared("1-NN", 0, experiment.miou_1nn_standardised, answer, standardised=True)
+    linear = linear_parameters(subject)
     for n_dropped, theirs in zip(experiment.n_dropped, experiment.miou_linear, strict=True):
-        yield _compared("linear", n_dropped, theirs, ask_linear(features, subject, selection=selections[n_dropped]))
+        answer = ask_linear(features, linear, selection=selections[n_dropped])
+        yield _compared("linear", n_dropped, theirs, answer)
     # Ours always standardises.
-    answer = ask_linear(features, subject)
+    answer = ask_linear(features, linear)
     yield _compared("linear", 0, experiment.miou_linear_standardised, answer, standardised=True)
 
 

@@ -17,7 +17,7 @@ from vitrine import exits
 from vitrine.extraction import ModelWords, RunOptions, extract_dataset, resolve_model
 from vitrine.output import console, duration, print_json, print_table
 from vitrine.pictures import draw_prediction, draw_removal_curve, draw_spectrum
-from vitrine.questions import Dropping, ask_knn, ask_linear, ask_variance, make_selection
+from vitrine.questions import Dropping, ask_knn, ask_linear, ask_variance, linear_parameters, make_selection
 
 # The paper drops 200 of 768 features; the same share of 384 is 100.
 N_DROPPED = 100
@@ -78,7 +78,10 @@ def ask_everything(features: FeatureSet) -> list[DemoRow]:
     questions: list[tuple[str, str, Callable[[], Answer]]] = [
         *((words, "1-NN", partial(_one_answer, features, knn, name)) for words, name in named),
         ("all, standardised", "1-NN", partial(_one_answer, features, standardised, None)),
-        *((words, "linear", partial(ask_linear, features, Subject(), selection=name)) for words, name in named),
+        *(
+            (words, "linear", partial(ask_linear, features, linear_parameters(Subject()), selection=name))
+            for words, name in named
+        ),
     ]
     return [_row(words, probe, answer) for words, probe, answer in questions]
 

@@ -187,8 +187,19 @@ def linear(
     score: Scored = None,
     seed: Seed = 0,
     memory: Annotated[
-        float, typer.Option(min=0.001, max=1e6, help="GB of training tokens in memory; more are streamed.")
+        float,
+        typer.Option(
+            min=0.001,
+            max=1e6,
+            help="GB that may be used. Patches that need more are a sample of images; whole images are read in passes.",
+        ),
     ] = 4.0,
+    all_rows: Annotated[
+        bool, typer.Option("--all-rows", help="Train on every patch, in passes over the store where memory is short.")
+    ] = False,
+    max_passes: Annotated[
+        int | None, typer.Option(min=2, help="End after so many passes; the record says if the fit had converged.")
+    ] = None,
     fresh: Fresh = False,
     partial: Partial = False,
     json: Json = False,
@@ -201,14 +212,22 @@ def linear(
     \b
     vitrine linear features
     vitrine linear features --selection no200 --l2 0.001
+    vitrine linear features --memory 2 --all-rows --l2 0.003 --max-passes 60
     """
-    from vitrine.questions import ask_linear, scored_classes, subject_of
+    from vitrine.output import console
+    from vitrine.questions import ask_linear, linear_parameters, scored_classes, subject_of
 
     found = _open(store, features, partial)
     subject = subject_of(on, layer, train_split, test_split, hold_out, seed, scored_classes(found, score))
     l2s = None if l2 is None else _numbers(l2, float, "--l2")
     start = time.perf_counter()
-    answer = ask_linear(found, subject, selection=selection, l2s=l2s, memory_bytes=int(memory * 1e9), fresh=fresh)
+    answer = ask_linear(
+        found,
+        linear_parameters(subject, l2s=l2s, memory_gb=memory, all_rows=all_rows, max_passes=max_passes),
+        selection=selection,
+        fresh=fresh,
+        say=lambda line: console(stderr=True).print(f"vitrine: {line}", markup=False, soft_wrap=True),
+    )
     _print_probe([answer], json=json, seconds=time.perf_counter() - start)
 
 

@@ -4,6 +4,7 @@ What computes an answer is called as `evaluators.evaluate_...`: only that call l
 """
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -26,7 +27,7 @@ from evaluators import (
     drop_top_variance,
     question,
 )
-from evaluators.parameters import Backend, Metric
+from evaluators.parameters import DEFAULT_L2S, Backend, Metric
 from evaluators.prune import check_count
 from evaluators.subject import On, resolve_subject
 from feature_store import FeatureSet, Selection, SelectionError, read_selection, write_selection
@@ -68,19 +69,23 @@ def subject_of(
     """The subject that the options name.
 
     Raises:
-        UsageError: an unknown word, or a share outside (0, 1).
+        UsageError: an unknown word, a share outside (0, 1), or a share to hold out beside a test split.
     """
     if hold_out is not None and not 0 < hold_out < 1:
         raise UsageError(f"--hold-out {hold_out}: give a share between 0 and 1, e.g. 0.2.")
-    return Subject(
-        on=_choice(on, get_args(On), "--on"),
-        layer=layer,
-        train_split=train_split,
-        test_split=test_split,
-        hold_out=hold_out,
-        seed=seed,
-        scored=scored,
-    )
+    kind = _choice(on, get_args(On), "--on")
+    try:
+        return Subject(
+            on=kind,
+            layer=layer,
+            train_split=train_split,
+            test_split=test_split,
+            hold_out=hold_out,
+            seed=seed,
+            scored=scored,
+        )
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 def ask_variance(
@@ -148,22 +153,42 @@ def ask_knn(
     return [answer(k) for k in ks]
 
 
-def ask_linear(
-    features: FeatureSet,
+def linear_parameters(
     subject: Subject,
     *,
-    selection: str | None = None,
     l2s: tuple[float, ...] | None = None,
-    memory_bytes: int | None = None,
+    memory_gb: float = 4.0,
+    all_rows: bool = False,
+    max_passes: int | None = None,
+) -> LinearParameters:
+    """The linear-probe question that the options name; without strengths, one is chosen among the usual ones."""
+    return LinearParameters(
+        subject=subject,
+        l2s=DEFAULT_L2S if l2s is None else l2s,
+        memory_bytes=int(memory_gb * 1e9),
+        all_rows=all_rows,
+        max_passes=max_passes,
+    )
+
+
+def ask_linear(
+    features: FeatureSet,
+    parameters: LinearParameters,
+    *,
+    selection: str | None = None,
     fresh: bool = False,
+    say: Callable[[str], None] = lambda _line: None,
 ) -> Answer:
-    """The linear probe."""
+    """The linear probe; `say` is told what a fit beyond memory will take."""
     chosen = None if selection is None else read_selection(features.root, selection)
-    changes: dict[str, Any] = {"l2s": l2s, "memory_bytes": memory_bytes}
-    given = {name: value for name, value in changes.items() if value is not None}
-    parameters = LinearParameters(subject=resolve_subject(features, subject), **given)
-    asked = question(features, "linear", LINEAR_REVISION, parameters, chosen)
-    return ask(features, asked, lambda: evaluators.evaluate_linear(features, parameters, selection=chosen), fresh=fresh)
+    resolved = replace(parameters, subject=resolve_subject(features, parameters.subject))
+    asked = question(features, "linear", LINEAR_REVISION, resolved, chosen)
+    return ask(
+        features,
+        asked,
+        lambda: evaluators.evaluate_linear(features, resolved, selection=chosen, say=say),
+        fresh=fresh,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,9 +7,10 @@
 | `labelled` | 30 views with labels, cls tokens that carry them, and two invalid rows |
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -42,7 +43,7 @@ class Synthetic:
     cls: np.ndarray
     masks: list[np.ndarray | None]
     labels: list[int | None]
-    splits: list[str]
+    splits: Sequence[str | None]
     valid: np.ndarray
 
 
@@ -54,15 +55,18 @@ def build(
     n_features: int = 6,
     with_masks: bool = True,
     invalid: tuple[int, ...] = (),
-    splits: list[str] | None = None,
+    splits: Sequence[str | None] | None = None,
     seed: int = 0,
     void: int | None = 9,
     commit: slice = slice(None),
     absent: int | None = None,
+    by_class: bool = False,
+    same_image: Mapping[int, int] = MappingProxyType({}),
 ) -> Synthetic:
     """Write a store of random tokens that carry their classes weakly, so that no score is 0 or 1.
 
-    `absent` is a class that no test row has; class 0 stands in its place.
+    `absent` is a class that no test row has; class 0 stands in its place. `by_class` sorts the rows by class
+    and gives all pixels of a row that class. `same_image` names rows whose image is a copy of another's.
     """
     generator = np.random.default_rng(seed)
     n_classes, n_patches = 3, grid[0] * grid[1]
@@ -72,6 +76,7 @@ def build(
         labels = [
             0 if split == "test" and label == absent else label for split, label in zip(splits, labels, strict=True)
         ]
+    labels = sorted(labels, key=lambda label: label or 0) if by_class else labels
     centres = generator.normal(size=(n_classes + 1, n_features))
     masks: list[np.ndarray | None] = []
     patches = np.zeros((n_rows, n_patches, n_features), dtype=np.float16)
@@ -80,6 +85,8 @@ def build(
         mask = generator.integers(0, n_classes, (height, width)).astype(np.uint8)
         if splits[row] == "test":
             mask[mask == absent] = 0
+        if by_class:
+            mask[:] = labels[row] or 0
         if void is not None:
             mask[generator.random(mask.shape) < 0.1] = void
         masks.append(mask if with_masks else None)
@@ -91,7 +98,12 @@ def build(
     cls = (centres[[label or 0 for label in labels]] + generator.normal(size=(n_rows, n_features))).astype(np.float16)
     patches[list(invalid)], cls[list(invalid)] = 0, 0
     table = manifest_table(
-        {"image_sha256": f"{row:064x}", "uri": f"{row:04d}.png", "split": splits[row], "label": labels[row]}
+        {
+            "image_sha256": f"{same_image.get(row, row):064x}",
+            "uri": f"{row:04d}.png",
+            "split": splits[row],
+            "label": labels[row],
+        }
         for row in range(n_rows)
     )
     spec = DatasetSpec(name="synthetic", classes=("sky", "road", "tree"), void=void)

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -6,7 +7,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from evaluators import LinearParameters, Subject, evaluate_linear
-from evaluators.probe_input import ProbeInput, hold_out_images
+from evaluators.held_out import hold_out_images
+from evaluators.probe_input import ProbeInput
+from feature_store import StoreError
 
 from .conftest import Synthetic
 
@@ -84,14 +87,96 @@ def test_test_labels_decide_nothing(synthetic: Callable[..., Synthetic]) -> None
     assert details[0] == details[1]
 
 
-def test_streamed_probe_is_near_the_one_in_memory(synthetic: Callable[..., Synthetic]) -> None:
-    data = synthetic(n_rows=300, seed=2)
-    in_memory = evaluate_linear(data.features, LinearParameters(l2s=(1e-3,)))
-    # 200 training rows of 12 patches and 6 float32 features are 57,600 bytes.
-    streamed = evaluate_linear(data.features, LinearParameters(l2s=(1e-2, 1e-3), memory_bytes=20_000, epochs=20))
-    assert str(streamed.details["fitted"]).startswith("streamed")
-    difference = streamed.to_json()["patch_accuracy"] - in_memory.to_json()["patch_accuracy"]
-    assert abs(difference) <= 0.02
+@pytest.fixture
+def beyond_memory(synthetic: Callable[..., Synthetic]) -> Synthetic:
+    """360 rows sorted by class; the 240 that train have 15,360 patches, 2.9 MB as float32."""
+    return synthetic(n_rows=360, grid=(8, 8), n_features=48, by_class=True, seed=2)
+
+
+# It holds what a fit of three strengths takes, and a fourth of the patches.
+LITTLE = 3_200_000
+
+
+def test_in_passes_a_probe_of_rows_sorted_by_class_is_the_one_in_memory(beyond_memory: Synthetic) -> None:
+    l2s = (1e-1, 1e-2, 1e-3)
+    in_memory = evaluate_linear(beyond_memory.features, LinearParameters(l2s=l2s))
+    said: list[str] = []
+    streamed = evaluate_linear(
+        beyond_memory.features,
+        LinearParameters(l2s=l2s, memory_bytes=LITTLE, all_rows=True),
+        say=said.append,
+    )
+    assert (in_memory.details["fitted"], streamed.details["fitted"]) == (
+        "in memory by L-BFGS",
+        "in passes over the store by L-BFGS",
+    )
+    assert streamed.details["converged"] is in_memory.details["converged"] is True
+    assert streamed.details["l2"] == in_memory.details["l2"]
+    assert streamed.details["loss"] == pytest.approx(in_memory.details["loss"], rel=1e-3)
+    assert streamed.n_train == in_memory.n_train
+    assert streamed.details["sample"] is in_memory.details["sample"] is None
+    for l2, accuracy in in_memory.details["held_out_accuracy"].items():
+        assert streamed.details["held_out_accuracy"][l2] == pytest.approx(accuracy, abs=2e-3)
+    accuracies = [result.to_json()["patch_accuracy"] for result in (streamed, in_memory)]
+    assert accuracies[0] == pytest.approx(accuracies[1], abs=2e-3)
+    assert len(said) == 1
+    assert "in passes" in said[0]
+    assert "minutes" in said[0]
+
+
+def test_the_size_of_what_is_read_at_a_time_does_not_decide_the_model(beyond_memory: Synthetic) -> None:
+    losses = [
+        evaluate_linear(
+            beyond_memory.features, LinearParameters(l2s=(1e-3,), memory_bytes=memory_bytes, all_rows=True)
+        ).details["loss"]
+        for memory_bytes in (1_400_000, LITTLE)
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+def test_patches_beyond_memory_are_a_stated_sample_of_whole_images(beyond_memory: Synthetic) -> None:
+    said: list[str] = []
+    parameters = LinearParameters(subject=Subject(seed=5), l2s=(1e-1, 1e-2, 1e-3), memory_bytes=LITTLE)
+    result = evaluate_linear(beyond_memory.features, parameters, say=said.append)
+    sample = result.details["sample"]
+    assert (sample["of"], sample["seed"]) == (240, 5)
+    assert 2 <= sample["images"] < 240
+    assert result.n_train == sample["images"] * 64
+    assert f"{sample['images']} of 240 training images" in said[0]
+    assert "--all-rows" in said[0]
+    again = evaluate_linear(beyond_memory.features, parameters)
+    assert again.to_json() == result.to_json()
+    other = evaluate_linear(beyond_memory.features, replace(parameters, subject=Subject(seed=6)))
+    assert other.details["loss"] != result.details["loss"]
+
+
+def test_whole_images_beyond_memory_are_never_a_sample(synthetic: Callable[..., Synthetic]) -> None:
+    data = synthetic(n_rows=600, grid=(1, 1), n_features=24, with_masks=False)
+    parameters = LinearParameters(subject=Subject(on="cls"), l2s=(1e-2,))
+    in_memory = evaluate_linear(data.features, parameters)
+    tight = evaluate_linear(data.features, replace(parameters, memory_bytes=190_000))
+    assert str(tight.details["fitted"]).startswith("in passes")
+    assert tight.n_train == in_memory.n_train == 400
+    assert tight.details["loss"] == pytest.approx(in_memory.details["loss"], rel=1e-3)
+
+
+def test_max_passes_ends_a_fit_and_the_record_says_that_it_did_not_converge(beyond_memory: Synthetic) -> None:
+    parameters = LinearParameters(l2s=(1e-4,), memory_bytes=LITTLE, all_rows=True, max_passes=3)
+    result = evaluate_linear(beyond_memory.features, parameters)
+    assert (result.details["converged"], result.details["passes"]) == (False, 3)
+
+
+def test_a_choice_of_strength_that_max_passes_cuts_short_is_refused(beyond_memory: Synthetic) -> None:
+    parameters = LinearParameters(l2s=(1e-2, 1e-4), memory_bytes=LITTLE, all_rows=True, max_passes=7)
+    with pytest.raises(StoreError, match=r"--max-passes 7: .* one strength with --l2"):
+        evaluate_linear(beyond_memory.features, parameters)
+    with pytest.raises(StoreError, match=r"--max-passes 3: .* one strength with --l2"):
+        evaluate_linear(beyond_memory.features, replace(parameters, max_passes=3))
+
+
+def test_less_memory_than_any_fit_takes_is_refused_and_says_how_much_it_takes(beyond_memory: Synthetic) -> None:
+    with pytest.raises(StoreError, match=r"--memory 0.0001 GB: .* takes 0.00\d+ GB"):
+        evaluate_linear(beyond_memory.features, LinearParameters(memory_bytes=100_000, all_rows=True))
 
 
 def test_linear_repeats_to_the_last_bit(segmented: Synthetic) -> None:

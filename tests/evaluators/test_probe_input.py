@@ -3,8 +3,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from evaluators.probe_input import ProbeInput, hold_out_images
-from evaluators.subject import Subject, resolve_subject
+from evaluators.held_out import groups_of, hold_out_images
+from evaluators.probe_input import ProbeInput
+from evaluators.subject import On, Subject, resolve_subject
 from feature_store import StoreError
 
 from .conftest import Synthetic
@@ -64,3 +65,58 @@ def test_blocks_of_any_size_give_the_same_tokens_and_labels(segmented: Synthetic
         np.testing.assert_array_equal(np.concatenate(parts), whole)
     np.testing.assert_array_equal(whole, segmented.patches[probe.train_rows].reshape(-1, 6))
     assert len(probe.labels(probe.train_rows)) == len(whole)
+
+
+def test_hold_out_needs_no_splits_and_the_refusal_proposes_it(synthetic: Callable[..., Synthetic]) -> None:
+    data = synthetic(n_rows=12, splits=[None] * 12, with_masks=False, invalid=(3,))
+    with pytest.raises(StoreError, match=r"has no splits.*--hold-out 0\.25"):
+        ProbeInput(data.features, Subject())
+    probe = ProbeInput(data.features, Subject(hold_out=0.25))
+    assert sorted([*probe.train_rows, *probe.test_rows]) == [row for row in range(12) if row != 3]
+    assert (len(probe.test_rows), probe.test_name) == (3, "held out: 0.25 of the images of all rows, seed 0")
+
+
+def test_a_split_that_is_named_is_not_taken_for_all_rows(synthetic: Callable[..., Synthetic]) -> None:
+    data = synthetic(n_rows=12, splits=[None] * 12)
+    with pytest.raises(StoreError, match="has no splits"):
+        ProbeInput(data.features, Subject(train_split="trian", hold_out=0.25))
+
+
+def test_of_every_class_the_same_share_of_images_is_held_out(synthetic: Callable[..., Synthetic]) -> None:
+    data = synthetic(n_rows=60, splits=[None] * 60, by_class=True)
+    labels = np.asarray(data.labels)
+    for seed in range(5):
+        probe = ProbeInput(data.features, Subject(on="cls", hold_out=0.25, seed=seed))
+        for number in range(3):
+            wanted = 0.25 * (labels == number).sum()
+            assert abs((labels[probe.test_rows] == number).sum() - wanted) <= 1
+    assert len(probe.test_rows) == 15
+
+
+def test_classes_of_one_image_or_two_keep_one_to_train() -> None:
+    images, strata = [f"image{row}" for row in range(9)], [0, 1, 1, 2, 2, 2, 2, 2, 2]
+    for seed in range(10):
+        kept, held = hold_out_images(images, share=0.5, seed=seed, strata=strata)
+        assert {strata[row] for row in kept} == {0, 1, 2}
+        assert 3 <= len(held) <= 5
+
+
+@pytest.mark.parametrize("on", ["cls", "patches"])
+def test_copies_of_one_image_are_never_on_both_sides(synthetic: Callable[..., Synthetic], on: On) -> None:
+    copies = {row: row - 1 for row in range(1, 20, 2)}
+    data = synthetic(n_rows=20, splits=["train"] * 20, same_image=copies)
+    for seed in range(5):
+        probe = ProbeInput(data.features, Subject(on=on, hold_out=0.3, seed=seed))
+        train, test = (set(probe.images_of(rows)) for rows in (probe.train_rows, probe.test_rows))
+        assert (len(test), train & test) == (3, set())
+
+
+def test_what_shares_a_name_or_an_image_is_one_group_by_any_way_round() -> None:
+    names = ["d", "a", "c", "b", "b", "e"]
+    images = ["1", "2", "1", "2", "3", "4"]
+    assert groups_of(names, images) == ["c", "a", "c", "a", "a", "e"]
+
+
+def test_a_share_to_hold_out_beside_a_test_split_is_refused() -> None:
+    with pytest.raises(ValueError, match="give one of the two"):
+        Subject(hold_out=0.2, test_split="val")

@@ -164,3 +164,20 @@ def test_probes_need_neither_images_nor_the_extraction_packages(
             assert mine.get("miou", mine.get("variance")) == theirs.get("miou", theirs.get("variance"))
     finally:
         moved.rename(tiny_images)
+
+
+@pytest.mark.parametrize("command", ["knn", "linear"])
+def test_hold_out_beside_a_test_split_is_refused(vitrine: Run, tiny_store: Path, command: str) -> None:
+    refused = vitrine(command, tiny_store, "--hold-out", 0.2, "--test-split", "test")
+    assert refused.code == 2
+    assert "give one of the two" in refused.err
+
+
+def test_linear_beyond_memory_says_first_what_it_does(vitrine: Run, tiny_store: Path) -> None:
+    little = ("linear", tiny_store, "--memory", 0.001, "--l2", 0.01, "--json")
+    sampled = vitrine(*little)
+    assert "training images are used, drawn with seed 0" in sampled.err
+    assert sampled.json["sample"]["images"] < sampled.json["sample"]["of"]
+    in_passes = vitrine(*little, "--all-rows", "--max-passes", 5)
+    assert "in passes: some 5 to 5 of" in in_passes.err
+    assert (in_passes.json["passes"], in_passes.json["converged"], in_passes.json["sample"]) == (5, False, None)

@@ -1,0 +1,108 @@
+"""Which images are held out of a training set, or drawn from it: whole ones, by a seed, never a part of one."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Int64
+
+from feature_store import StoreError
+
+
+def groups_of(names: Sequence[str], images: Sequence[str]) -> list[str]:
+    """What must stay together: rows of one name, and names that share an image.
+
+    Args:
+        names: of each row, its sequence, or else its file.
+        images: of each row, the digest of its image; copies of one file have one digest.
+
+    Returns:
+        Of each row the first name, in the order of text, of all those that its name is joined to.
+    """
+    first_of: dict[str, str] = {name: name for name in names}
+
+    def first(name: str) -> str:
+        while first_of[name] != name:
+            first_of[name] = name = first_of[first_of[name]]
+        return name
+
+    name_of: dict[str, str] = {}
+    for name, image in zip(names, images, strict=True):
+        one, other = sorted((first(name), first(name_of.setdefault(image, name))))
+        first_of[other] = one
+    return [first(name) for name in names]
+
+
+def hold_out_images(
+    images: Sequence[str], *, share: float, seed: int, strata: Sequence[int] | None = None
+) -> tuple[Int64[np.ndarray, " kept"], Int64[np.ndarray, " held"]]:
+    """Hold out a share of the images, never a part of one.
+
+    Args:
+        images: the image (or sequence) of each row.
+        share: of the images to hold out, in (0, 1); at least one image on each side.
+        seed: of the choice.
+        strata: the class of each row; then the same share of every class is held out, up to one image, and of each at
+            least one image is kept. An image of several classes counts for that of its first row.
+
+    Returns:
+        Positions kept and positions held out, both ascending.
+
+    Raises:
+        StoreError: fewer than two images, or a share outside (0, 1).
+    """
+    names = sorted(set(images))
+    if len(names) < 2 or not 0 < share < 1:
+        raise StoreError(
+            f"cannot hold out {share:g} of {len(names)} images; at least two images and a share between 0 and 1 are "
+            "needed."
+        )
+    shuffled = np.random.default_rng(seed).permutation(len(names))
+    if strata is None:
+        chosen = shuffled[: min(max(1, round(share * len(names))), len(names) - 1)]
+    else:
+        class_of = dict(zip(reversed(images), reversed(strata), strict=True))
+        chosen = np.asarray(_of_every_class(shuffled, np.asarray([class_of[name] for name in names]), share))
+    held = {names[index] for index in chosen}
+    is_held = np.asarray([image in held for image in images], dtype=bool)
+    return np.flatnonzero(~is_held), np.flatnonzero(is_held)
+
+
+def sample_images(
+    images: Sequence[str], *, tokens_per_row: int, room_tokens: int, seed: int
+) -> tuple[Int64[np.ndarray, " rows"], int]:
+    """As many whole images as there is room for, drawn with a seed.
+
+    Args:
+        images: the image of each row.
+        tokens_per_row: tokens of a row.
+        room_tokens: tokens that there is room for.
+        seed: of the order in which images are taken, until the next one does not fit.
+
+    Returns:
+        Positions of their rows, ascending, and how many images they are.
+    """
+    names, image_of_row = np.unique(np.asarray(images), return_inverse=True)
+    order = np.random.default_rng(seed).permutation(len(names))
+    tokens = np.cumsum(np.bincount(image_of_row)[order] * tokens_per_row)
+    taken = order[: int(np.searchsorted(tokens, room_tokens, side="right"))]
+    return np.flatnonzero(np.isin(image_of_row, taken)), len(taken)
+
+
+def _of_every_class(
+    shuffled: Int64[np.ndarray, " images"], classes: Int64[np.ndarray, " images"], share: float
+) -> list[int]:
+    """Of each class the first images in the shuffled order; shares are rounded over the classes, not in each."""
+    chosen: list[int] = []
+    seen = 0
+    for number in np.unique(classes):
+        of_class = shuffled[classes[shuffled] == number]
+        quota = round(share * (seen + len(of_class))) - round(share * seen)
+        seen += len(of_class)
+        chosen += of_class[: min(quota, len(of_class) - 1)].tolist()
+    if chosen:
+        return chosen
+    # So few images that every share was rounded to none: one of the largest class.
+    numbers, counts = np.unique(classes, return_counts=True)
+    if counts.max() < 2:
+        return [int(shuffled[0])]
+    return [int(shuffled[classes[shuffled] == numbers[counts.argmax()]][0])]

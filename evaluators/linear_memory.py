@@ -1,0 +1,76 @@
+"""How a linear probe fits into memory: all training tokens at once, those of some images, or in passes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from evaluators.lockstep import PAIRS_KEPT
+from evaluators.parameters import LinearParameters
+from evaluators.probe_input import ProbeInput
+from evaluators.softmax_loss import piece_rows
+from feature_store import StoreError
+
+_LARGEST_BLOCK, _SMALLEST_BLOCK = 32 << 20, 16 << 10
+# A block is read, its columns are chosen and it is made float32, which takes twice the room, and once more beside it.
+_BLOCKS_AT_ONCE = 5
+# Of the logits of a piece of rows: themselves, their logarithms, what is left of them, and one more.
+_LOGITS_AT_ONCE = 4
+_FEATURE_BYTES, _STATE_BYTES = 4, 8
+# Of each pass: the label as it is kept and as a number of 64 bits while labels are read.
+_LABEL_BYTES = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryPlan:
+    """What is held at once.
+
+    Attributes:
+        how: `in memory`; `sample`: as many training images as memory holds; `streamed`: read anew in every pass.
+        block_bytes: about how much is read from the store at a time.
+        room_tokens: training tokens that memory holds beside everything else.
+        need_bytes: what a fit with all training tokens in memory would take.
+    """
+
+    how: Literal["in memory", "sample", "streamed"]
+    block_bytes: int
+    room_tokens: int
+    need_bytes: int
+
+
+def plan_memory(probe: ProbeInput, parameters: LinearParameters) -> MemoryPlan:
+    """Decide what `parameters.memory_bytes` allow.
+
+    Raises:
+        StoreError: the fit alone, without a single training token, takes more.
+    """
+    budget = parameters.memory_bytes
+    per_token = probe.n_features * _FEATURE_BYTES + _LABEL_BYTES
+    n_tokens = len(probe.train_rows) * probe.tokens_per_row
+    block = min(_LARGEST_BLOCK, max(_SMALLEST_BLOCK, budget // (4 * _BLOCKS_AT_ONCE)))
+    fixed = _fit_bytes(probe, parameters) + _BLOCKS_AT_ONCE * min(block, n_tokens * per_token)
+    may_sample = probe.on == "patches" and not parameters.all_rows
+    least = fixed + (0 if may_sample else n_tokens * _LABEL_BYTES)
+    room = (budget - least) // per_token
+    if n_tokens <= room:
+        how: Literal["in memory", "sample", "streamed"] = "in memory"
+    elif least > budget:
+        raise StoreError(
+            f"--memory {budget / 1e9:g} GB: fitting {len(parameters.l2s)} strengths of {probe.n_classes + 1} classes "
+            f"by {probe.n_features} features takes {least / 1e9:.3g} GB before the first training token; give more, or "
+            "fewer strengths with --l2."
+        )
+    else:
+        how = "sample" if may_sample else "streamed"
+    return MemoryPlan(how=how, block_bytes=block, room_tokens=int(room), need_bytes=fixed + n_tokens * per_token)
+
+
+def _fit_bytes(probe: ProbeInput, parameters: LinearParameters) -> int:
+    """What the fit of all strengths takes besides the tokens."""
+    models, classes, width = len(parameters.l2s), probe.n_classes + 1, probe.n_features + 1
+    # Two points for each pair, and some more while one is evaluated.
+    points = models * classes * width * (2 * PAIRS_KEPT + 10)
+    square = 6 * width**2 + 6 * models * classes**2
+    n_tokens = len(probe.train_rows) * probe.tokens_per_row
+    logits = _LOGITS_AT_ONCE * min(piece_rows(models * classes), n_tokens) * models * classes
+    return (points + square) * _STATE_BYTES + logits * _FEATURE_BYTES
