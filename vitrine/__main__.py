@@ -6,6 +6,7 @@ import traceback
 
 from vitrine.cli import app
 from vitrine.exits import FAILED, INTERRUPTED, USAGE, line_of, status_of, usage_line_of
+from vitrine.printable import printable
 
 
 def main() -> None:
@@ -21,8 +22,7 @@ def run(arguments: list[str]) -> int:
         # Typer returns the code of typer.Exit, and raises everything else.
         return int(app(arguments, prog_name="vitrine", standalone_mode=False) or 0)
     except KeyboardInterrupt:
-        _say("interrupted; run the same command to go on")
-        return INTERRUPTED
+        return _refuse("interrupted; run the same command to go on", INTERRUPTED, arguments)
     except BrokenPipeError:
         # The reader went away, as `| head` does; nobody is left to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -31,14 +31,19 @@ def run(arguments: list[str]) -> int:
         if os.environ.get("VITRINE_DEBUG"):
             traceback.print_exc()
         if hasattr(error, "format_message"):
-            _say(f"error: {usage_line_of(error)}")
-            return USAGE
-        _say(f"error: {line_of(error)}")
-        return status_of(error)
+            return _refuse(f"error: {usage_line_of(error)}", USAGE, arguments)
+        return _refuse(f"error: {line_of(error)}", status_of(error), arguments)
 
 
-def _say(line: str) -> None:
+def _refuse(line: str, code: int, arguments: list[str]) -> int:
+    """One line on standard error; with --json also one object on standard output, as a program expects there."""
+    line = printable(line)
     print(f"vitrine: {line}", file=sys.stderr)
+    if "--json" in arguments:
+        from vitrine.output import print_json
+
+        print_json({"error": line.removeprefix("error: "), "exit_code": code})
+    return code
 
 
 if __name__ == "__main__":

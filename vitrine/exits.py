@@ -74,7 +74,8 @@ def usage_line_of(error: BaseException) -> str:
     """What to say of a command line that the parser refuses: the value, the rule, and where help stands."""
     command = getattr(getattr(error, "ctx", None), "command_path", "vitrine")
     message = one_line(_value_refused(error) or _format(error))
-    return f"{message.rstrip('.')}. See `{command} --help`."
+    end = "" if message.endswith("?") else "."
+    return f"{message.rstrip('.')}{end} See `{command} --help`."
 
 
 def _format(error: Any) -> str:

@@ -6,14 +6,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vitrine.help_pages import Page, Pages
 from vitrine.models_bench_command import bench
 from vitrine.options import Json
 
 if TYPE_CHECKING:
     from pipelines.backbones.inspection import CheckpointReport
 
-models = typer.Typer(invoke_without_command=True, rich_markup_mode="rich")
-models.command("bench")(bench)
+models = typer.Typer(cls=Pages, invoke_without_command=True, rich_markup_mode=None)
+models.command("bench", cls=Page)(bench)
 _NAMES_SHOWN = 5
 _DIGITS_SHOWN = 8
 
@@ -35,7 +36,7 @@ def list_models(context: typer.Context, json: Json = False) -> None:
 
     from pipelines.backbones.catalogue import CATALOGUE
     from pipelines.backbones.formats.evaluation import EVALUATIONS
-    from vitrine.output import console, counted, print_json, print_table
+    from vitrine.output import console, counted, print_indented, print_json, print_table
 
     if json:
         models = [
@@ -48,29 +49,23 @@ def list_models(context: typer.Context, json: Json = False) -> None:
         ]
         print_json({"models": models})
         return
-    rows = [
-        (
-            entry.name,
-            entry.family,
-            entry.patch,
-            entry.width,
-            entry.depth,
-            entry.native_size,
-            entry.normalisation,
-            entry.license,
-            _short(entry.digest),
-            entry.source,
+    out = console()
+    out.print(counted(len(CATALOGUE), "known checkpoint"), style="bold")
+    for entry in CATALOGUE:
+        digest = _short(entry.digest)
+        words = (
+            f"{entry.family}: patch {entry.patch}, width {entry.width}, depth {entry.depth}",
+            f"{entry.native_size} pixels, normalised by {entry.normalisation}",
+            *([] if digest is None else [digest]),
+            f"{entry.source}, license {entry.license or 'not stated'}",
         )
-        for entry in CATALOGUE
-    ]
-    columns = ("name", "family", "patch", "width", "depth", "pixels", "normalised", "license", "digest", "source")
-    print_table(counted(len(rows), "known checkpoint"), columns, rows)
+        out.print(entry.name, style="bold")
+        print_indented("; ".join(words), entry.where)
     evaluations = [(family, how.text, how.source or "not published") for family, how in EVALUATIONS.items()]
     print_table("how authors evaluate, and --fit auto without masks", ("family", "input", "source"), evaluations)
-    console().print("where to get each file: `vitrine models --json`", markup=False)
 
 
-@models.command("inspect")
+@models.command("inspect", cls=Page)
 def inspect(
     file: Annotated[
         Path,

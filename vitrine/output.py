@@ -2,16 +2,30 @@
 
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich import box
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
+from rich.text import Text
+
+from vitrine.printable import printable, printable_json
+
+# A pipe that says nothing of its width gets lines of so many characters.
+_PIPE_COLUMNS = 160
+# A column is not made narrower than its heading or its longest word, of which more than this may be broken.
+_LONGEST_WORD = 40
+# Of a path or a URI; what is longer says nothing more to a reader and pushes other columns out of the table.
+MOST_CHARACTERS = 120
+_BETWEEN = 3
 
 
 def print_json(value: Mapping[str, Any]) -> None:
     """One JSON object on standard output; numbers that JSON cannot say become null."""
-    print(json.dumps(_sayable(value), indent=1, ensure_ascii=False))
+    print(printable_json(json.dumps(_sayable(value), indent=1, ensure_ascii=False)))
 
 
 def _sayable(value: Any) -> Any:
@@ -25,24 +39,70 @@ def _sayable(value: Any) -> Any:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """A table; the first column is text, the others are right-aligned."""
-    table = Table(show_edge=False, pad_edge=False)
-    for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index == 0 else "right", no_wrap=index == 0, overflow="fold")
-    for row in rows:
-        table.add_row(*(_cell(value) for value in row))
+    """A table; the first column is text, the others are right-aligned.
+
+    Where its columns would become too narrow to read, each row is printed as lines of names and values instead.
+    """
     out = console()
-    out.print(title, style="bold", markup=False)
+    cells = [[_cell(value) for value in row] for row in rows]
+    out.print(Text(printable(title), style="bold"))
+    widths = column_widths(columns, cells, out.width)
+    if widths is None:
+        for row in cells:
+            _print_record(out, columns, row)
+        return
+    table = Table(show_edge=False, pad_edge=False, box=box.HEAVY_HEAD)
+    for index, (column, width) in enumerate(zip(columns, widths, strict=True)):
+        table.add_column(column, justify="left" if index == 0 else "right", width=width, overflow="fold")
+    for row in cells:
+        table.add_row(*map(Text, row))
     out.print(table)
+
+
+def column_widths(columns: Sequence[str], cells: Sequence[Sequence[str]], total: int) -> list[int] | None:
+    """How many characters each column gets, or None where the table does not fit in a readable way.
+
+    Args:
+        columns: the headings.
+        cells: the rows.
+        total: characters of a line.
+    """
+    wanted = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
+    words = [[word for cell in column for word in cell.split()] for column in zip(columns, *cells, strict=True)]
+    least = [max(min(len(word), _LONGEST_WORD) for word in column) for column in ([*each, ""] for each in words)]
+    spare = total - _BETWEEN * (len(columns) - 1) - sum(least)
+    if spare < 0:
+        return None
+    widths = list(least)
+    # The narrowest needs are met first, so that as few columns as can be are broken.
+    for index in sorted(range(len(wanted)), key=lambda index: wanted[index]):
+        more = min(spare, wanted[index] - widths[index])
+        widths[index] += more
+        spare -= more
+    return widths
+
+
+def _print_record(out: Console, columns: Sequence[str], row: Sequence[str]) -> None:
+    """One row as its first cell, and below it the others, each with its name."""
+    out.print(Text(row[0], style="bold", overflow="fold"))
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, cell in zip(columns[1:], row[1:], strict=True):
+        if cell != "-":
+            table.add_row(Text(name, style="dim"), Text(cell))
+    out.print(Padding(table, (0, 0, 0, 2)))
 
 
 def print_pairs(title: str, pairs: Mapping[str, object]) -> None:
     """Names and values, one a line."""
     table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
     for name, value in pairs.items():
-        table.add_row(f"[dim]{name}[/dim]", _cell(value))
+        table.add_row(Text(printable(name), style="dim"), Text(_cell(value, most=None)))
     out = console()
-    out.print(f"[bold]{title}[/bold]")
+    out.print(Text(printable(title), style="bold", overflow="fold"))
     out.print(table)
 
 
@@ -51,10 +111,28 @@ def assumed_pairs(assumed: Sequence[str]) -> dict[str, object]:
     return {"assumed": f"{'; '.join(assumed)} (the file does not say; --arg NAME=VALUE does)"} if assumed else {}
 
 
+def print_indented(*lines: str) -> None:
+    """What belongs to the line before, each on as many lines as it needs."""
+    out = console()
+    for line in lines:
+        out.print(Padding(Text(printable(line), overflow="fold"), (0, 0, 0, 2)))
+
+
+class _PlainConsole(Console):
+    """A console that takes text for text: neither markup nor control characters in it do anything."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """As `Console.print`, with every string made printable; line breaks that we write ourselves stay."""
+        shown = ("\n".join(map(printable, each.split("\n"))) if isinstance(each, str) else each for each in objects)
+        super().print(*shown, **options)
+
+
 def console(*, stderr: bool = False) -> Console:
-    """Rich's console; a pipe gets wide lines instead of cut ones."""
-    plain = Console(stderr=stderr, highlight=False)
-    return plain if plain.is_terminal else Console(stderr=stderr, highlight=False, width=160)
+    """Rich's console; a pipe gets wide lines instead of cut ones, unless COLUMNS says how wide they may be."""
+    plain = _PlainConsole(stderr=stderr, highlight=False, markup=False, emoji=False)
+    if plain.is_terminal or os.environ.get("COLUMNS", "").isdecimal():
+        return plain
+    return _PlainConsole(stderr=stderr, highlight=False, markup=False, emoji=False, width=_PIPE_COLUMNS)
 
 
 def counted(number: int, noun: str) -> str:
@@ -82,11 +160,10 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
 
 
-def _cell(value: object) -> str:
+def _cell(value: object, *, most: int | None = MOST_CHARACTERS) -> str:
     if value is None:
         return "-"
     if isinstance(value, float):
         # Adding 0.0 takes the sign off a zero, which is what is left of a small negative number.
         return "-" if math.isnan(value) else f"{round(value, 4) + 0.0:.4f}"
-    # Names come from users' files: what looks like Rich's markup in them must stay text.
-    return str(value).replace("[", r"\[")
+    return printable(str(value), most)

@@ -268,7 +268,8 @@ def rm(
     names: Annotated[
         list[str],
         typer.Argument(
-            help="Feature sets by name; selections/NAME, results/EVALUATOR[/DIGEST], datasets/NAME[/DIGESTS].",
+            help="Feature sets by name, selections/NAME, results/EVALUATOR, results/EVALUATOR/DIGEST, "
+            "datasets/NAME or datasets/NAME/DIGESTS.",
             show_default=False,
         ),
     ],
@@ -380,10 +381,11 @@ def _print_findings(findings: "Sequence[Finding]", style: str) -> None:
     from rich.text import Text
 
     from vitrine.output import console
+    from vitrine.printable import printable
 
     out = console()
     for line in _lines(findings):
-        out.print(Text(line, style=style))
+        out.print(Text(printable(line), style=style))
 
 
 def _lines(findings: "Sequence[Finding]") -> "Iterator[str]":

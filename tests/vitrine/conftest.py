@@ -34,7 +34,7 @@ class Ran:
 Run = Callable[..., Ran]
 
 
-def run_vitrine(*arguments: object) -> Ran:
+def run_vitrine(*arguments: object, columns: int = 160) -> Ran:
     """The command line within this process: what a user sees, without the seconds that imports take."""
     out, err = io.StringIO(), io.StringIO()
     with (
@@ -42,7 +42,7 @@ def run_vitrine(*arguments: object) -> Ran:
         contextlib.redirect_stderr(err),
         pytest.MonkeyPatch.context() as patch,
     ):
-        patch.setenv("COLUMNS", "160")
+        patch.setenv("COLUMNS", str(columns))
         code = run_command_line([str(argument) for argument in arguments])
     return Ran(code, out.getvalue(), err.getvalue())
 

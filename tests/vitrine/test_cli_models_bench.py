@@ -43,7 +43,7 @@ def test_layout_and_compiler_change_no_token_by_much(
     ("words", "message"),
     [
         (("null",), "model 'null' is no network"),
-        (("vit_smal_patch16",), "'vit_smal_patch16' is not known to timm"),
+        (("vit_smal_patch16",), "'vit_smal_patch16' is not known"),
         (("resnet18",), "is not a plain ViT"),
         (("auto",), "model 'auto' is what a file says; give the file with --weights."),
         (("mae",), "model 'mae' is what a file says; give the file with --weights."),
