@@ -93,6 +93,7 @@ def _decoding_seconds(prepared: Prepared) -> float:
             prepared.backbone.preprocessing,
             batch_size=plan.spec.batch_size,
             threads=plan.threads,
+            rules=plan.rules,
             meter=Meter(),
         ):
             pass

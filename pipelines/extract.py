@@ -23,7 +23,7 @@ from feature_store.roots import process_root
 from pipelines.backbones import Backbone, BackboneRequest, load_backbone
 from pipelines.backbones.held_weights import WeightsChangedError
 from pipelines.meter import Meter
-from pipelines.plan import ExtractionPlan, view_columns, views_of
+from pipelines.plan import ExtractionPlan, recorded_preprocessing, view_columns, views_of
 from pipelines.prefetch import HOPELESS_ERRORS, prepare_views, with_retries
 from pipelines.reuse import copy_rows, row_map
 from pipelines.stopping import StopRequestedError, stop_requested
@@ -101,6 +101,7 @@ def compute_rows(
         backbone.preprocessing,
         batch_size=plan.spec.batch_size,
         threads=plan.threads,
+        rules=plan.rules,
         meter=meter,
     )
     reasons: dict[int, str] = {}
@@ -252,7 +253,7 @@ def planned_backbone(plan: ExtractionPlan) -> Backbone:
     backbone = cached_backbone(plan.backbone, plan.spec.attention_kernel)
     identity = plan.spec.identity
     # The digest of the weights was compared when they were loaded. A folder of transformers says more beside them.
-    loaded = {"architecture": backbone.architecture, "preprocessing": backbone.preprocessing.to_json()}
+    loaded = {"architecture": backbone.architecture, "preprocessing": recorded_preprocessing(backbone, plan.max_pixels)}
     planned = {"architecture": identity.architecture, "preprocessing": identity.preprocessing}
     # As JSON has them, since a plan comes from another process.
     differing = [name for name in loaded if canonical_json(loaded[name]) != canonical_json(planned[name])]

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -21,6 +22,7 @@ from feature_store.nearest_name import did_you_mean
 from feature_store.shards import ROWS_PER_CHUNK
 from feature_store.storage import STORAGE_DTYPES
 from pipelines.backbones import BackboneRequest
+from pipelines.image_files import MAX_IMAGE_PIXELS, ReadingRules
 
 if TYPE_CHECKING:
     from pipelines.backbones import Backbone
@@ -83,6 +85,8 @@ class ExtractionPlan:
         backbone: what to load.
         threads: of one worker, for the model and for decoding each.
         sources: names of feature sets whose rows are copied where they are the same; see `reuse`.
+        max_pixels: of an image that is decoded.
+        link_roots: folders outside `dataset_root` that links in it may lead into.
     """
 
     store: str
@@ -93,6 +97,13 @@ class ExtractionPlan:
     backbone: BackboneRequest
     threads: int
     sources: tuple[str, ...] = ()
+    max_pixels: int = MAX_IMAGE_PIXELS
+    link_roots: tuple[str, ...] = ()
+
+    @property
+    def rules(self) -> ReadingRules:
+        """How images are read."""
+        return ReadingRules(max_pixels=self.max_pixels, link_roots=tuple(map(Path, self.link_roots)))
 
     def to_json(self) -> str:
         """The plan as text, for another process or for the record."""
@@ -108,14 +119,27 @@ class ExtractionPlan:
                 "spec": FeatureSetSpec.from_json(value["spec"], name="plan"),
                 "backbone": BackboneRequest.from_json(value["backbone"]),
                 "sources": tuple(value["sources"]),
+                "link_roots": tuple(value.get("link_roots", ())),
             }
         )
 
 
 def feature_set_spec(
-    dataset: StoredDataset, backbone: "Backbone", settings: ExtractionSettings, *, attention_kernel: str
+    dataset: StoredDataset,
+    backbone: "Backbone",
+    settings: ExtractionSettings,
+    *,
+    attention_kernel: str,
+    max_pixels: int = MAX_IMAGE_PIXELS,
 ) -> FeatureSetSpec:
     """The record of the feature set that these would make.
+
+    Args:
+        dataset: in the store.
+        backbone: the model.
+        settings: the user's.
+        attention_kernel: that the backbone runs with.
+        max_pixels: of an image that is decoded.
 
     Raises:
         PlanError: a layer or token kind that the model does not have, or an unknown compute dtype.
@@ -126,7 +150,7 @@ def feature_set_spec(
         views_digest=dataset.views_digest,
         weights_sha256=request.weights_sha256,
         architecture=backbone.architecture,
-        preprocessing=backbone.preprocessing.to_json(),
+        preprocessing=recorded_preprocessing(backbone, max_pixels),
         layers=resolve_layers(settings.layers, backbone.depth),
         token_kinds=_token_kinds(backbone, settings),
         storage_dtype=settings.storage_dtype,
@@ -155,6 +179,16 @@ def with_stored_shape(spec: FeatureSetSpec, stored: FeatureSetSpec) -> FeatureSe
     """`spec` with what a resumed run takes from the feature set that stands there: batch, kernel and shard size."""
     kept = ("batch_size", "attention_kernel", "rows_per_shard", "model", "title", "assumed")
     return replace(spec, **{name: getattr(stored, name) for name in kept})
+
+
+def recorded_preprocessing(backbone: "Backbone", max_pixels: int) -> dict[str, Any]:
+    """How views become pixels, as the identity records it.
+
+    The limit of pixels decides which rows are valid, so any but the default is part of it: else one name could mean two
+    contents.
+    """
+    limit = {} if max_pixels == MAX_IMAGE_PIXELS else {"max_pixels": max_pixels}
+    return {**backbone.preprocessing.to_json(), **limit}
 
 
 def resolve_layers(layers: Sequence[int | str], depth: int) -> tuple[int, ...]:

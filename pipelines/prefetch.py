@@ -2,8 +2,10 @@
 
 import errno
 import hashlib
+import io
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,7 +20,15 @@ from PIL import Image
 
 from feature_store.errors import StorageError
 from pipelines.backbones.preprocessing import Preprocessing
-from pipelines.image_files import ReasonCode, UnreadableImageError, read_image_bytes
+from pipelines.image_files import (
+    DEFAULT_RULES,
+    MAX_IMAGE_PIXELS,
+    ReadingRules,
+    ReasonCode,
+    UnreadableImageError,
+    read_image_bytes,
+)
+from pipelines.image_formats import oriented_size
 from pipelines.meter import Meter
 from pipelines.stat_key import STAT, stat_key
 from pipelines.views import cut_view, decode_image, fit_view
@@ -26,6 +36,7 @@ from pipelines.views import cut_view, decode_image, fit_view
 BATCHES_AHEAD = 2
 _ATTEMPTS = 3
 _RETRY_DELAY_S = 0.2
+_LOOK_UP_S = 0.2
 # Trying again makes no room and grants no rights.
 HOPELESS_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM})
 # What stands in place of a content key where the manifest's maker found nothing to key.
@@ -77,11 +88,13 @@ def prepare_views(
     batch_size: int,
     threads: int,
     meter: Meter,
+    rules: ReadingRules = DEFAULT_RULES,
 ) -> Generator[PreparedView]:
     """Read, decode, cut and fit views in threads, and give them in their order.
 
     An image of several views that follow one another is read and decoded once. What waits is bounded by a few batches
-    of fitted views and a decoded image a thread, however many views an image has. Close the iterator to stop early.
+    of fitted views and a decoded image a thread, however many views an image has; of images beyond the default limit of
+    pixels, one is decoded and held at a time. Close the iterator to stop early.
 
     Args:
         root: folder of the images.
@@ -90,6 +103,7 @@ def prepare_views(
         batch_size: of the model, which sets how far to look ahead.
         threads: that decode.
         meter: gets the seconds of reading and decoding.
+        rules: how large images may be, and where links may lead.
 
     Raises:
         SourceChangedError: an image is not the one that the manifest names.
@@ -98,10 +112,11 @@ def prepare_views(
     limit = BATCHES_AHEAD * batch_size + threads
     waiting: deque[tuple[Future[list[PreparedView]], int]] = deque()
     n_waiting = 0
+    reader = _Reader(root, rules, meter)
     with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
         try:
-            for source, piece in _pieces(root, views, batch_size, meter):
-                waiting.append((pool.submit(_prepare, source, piece, preprocessing, meter), len(piece)))
+            for source, piece in _pieces(reader, views, batch_size):
+                waiting.append((pool.submit(_prepare, source, piece, preprocessing), len(piece)))
                 n_waiting += len(piece)
                 while n_waiting > limit:
                     future, n_views = waiting.popleft()
@@ -110,14 +125,51 @@ def prepare_views(
             while waiting:
                 yield from waiting.popleft()[0].result()
         finally:
+            reader.close()
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+class _StoppedError(Exception):
+    """Nobody waits for this image any more."""
+
+
+class _Reader:
+    """Reads and decodes the images of one `prepare_views`; only one that is very large is held at a time."""
+
+    def __init__(self, root: Path, rules: ReadingRules, meter: Meter) -> None:
+        self._root, self._rules, self.meter = root, rules, meter
+        self._large = threading.Semaphore()
+        self._closed = False
+
+    def decode(self, view: View, holder: object) -> Image.Image:
+        """The image of a view, which `holder` holds until it is let go itself."""
+        uri = view["uri"]
+        with self.meter.stage("read"):
+            data = _read_unchanged(self._root, uri, view["image_sha256"], self._rules)
+        if self._rules.max_pixels > MAX_IMAGE_PIXELS:
+            width, height = oriented_size(io.BytesIO(data), uri, self._rules.max_pixels)
+            if width * height > MAX_IMAGE_PIXELS:
+                self._wait_for_the_last_large_one(holder)
+        with self.meter.stage("decode"):
+            return decode_image(data, uri, self._rules.max_pixels)
+
+    def _wait_for_the_last_large_one(self, holder: object) -> None:
+        # Its pieces were all queued before this one, so they are taken up before it and none waits behind it.
+        while not self._large.acquire(timeout=_LOOK_UP_S):
+            if self._closed:
+                raise _StoppedError
+        weakref.finalize(holder, self._large.release)
+
+    def close(self) -> None:
+        """End the waiting: an image may be held for ever by the traceback of a failure."""
+        self._closed = True
 
 
 class _Source:
     """An image, read and decoded once, by the first thread that needs it, and let go with the last piece of it."""
 
-    def __init__(self, root: Path, view: View, meter: Meter) -> None:
-        self._root, self._uri, self._key, self._meter = root, view["uri"], view["image_sha256"], meter
+    def __init__(self, reader: _Reader, view: View) -> None:
+        self.reader, self._view = reader, view
         self._lock = threading.Lock()
         self._image: Image.Image | str | None = None
 
@@ -126,20 +178,14 @@ class _Source:
         with self._lock:
             if self._image is None:
                 try:
-                    self._image = self._decode()
+                    self._image = self.reader.decode(self._view, self)
                 except UnreadableImageError as error:
                     self._image = error.code
             return self._image
 
-    def _decode(self) -> Image.Image:
-        with self._meter.stage("read"):
-            data = _read_unchanged(self._root, self._uri, self._key)
-        with self._meter.stage("decode"):
-            return decode_image(data, self._uri)
-
 
 def _pieces(
-    root: Path, views: Sequence[View], piece_views: int, meter: Meter
+    reader: _Reader, views: Sequence[View], piece_views: int
 ) -> Iterator[tuple[_Source, list[tuple[int, View]]]]:
     """The views of each image, in pieces of bounded size that share the image.
 
@@ -148,17 +194,15 @@ def _pieces(
     for _, group in groupby(enumerate(views), key=lambda numbered: (numbered[1]["uri"], numbered[1]["image_sha256"])):
         source = None
         while piece := list(islice(group, piece_views)):
-            source = source or _Source(root, piece[0][1], meter)
+            source = source or _Source(reader, piece[0][1])
             yield source, piece
 
 
-def _prepare(
-    source: _Source, piece: Sequence[tuple[int, View]], preprocessing: Preprocessing, meter: Meter
-) -> list[PreparedView]:
+def _prepare(source: _Source, piece: Sequence[tuple[int, View]], preprocessing: Preprocessing) -> list[PreparedView]:
     image = source.image_or_reason()
     if isinstance(image, str):
         return [PreparedView(place=place, reason=image) for place, _ in piece]
-    with meter.stage("decode"):
+    with source.reader.meter.stage("decode"):
         return [_fit(image, place, view, preprocessing) for place, view in piece]
 
 
@@ -176,7 +220,7 @@ def _fit(image: Image.Image, place: int, view: View, preprocessing: Preprocessin
     return PreparedView(place=place, pixels=pixels)
 
 
-def _read_unchanged(root: Path, uri: str, content_key: str) -> bytes:
+def _read_unchanged(root: Path, uri: str, content_key: str, rules: ReadingRules) -> bytes:
     """The bytes of an image, which must be those that the manifest was made of.
 
     An image that could not be read then has its reason for a key, and keeps it whatever has become of the file: the
@@ -185,7 +229,7 @@ def _read_unchanged(root: Path, uri: str, content_key: str) -> bytes:
     if content_key in _UNREADABLE:
         raise UnreadableImageError(content_key, uri)  # type: ignore[arg-type]  # it is one of them
     try:
-        data = with_retries(lambda: read_image_bytes(root, uri))
+        data = with_retries(lambda: read_image_bytes(root, uri, rules))
         if content_key.startswith(STAT):
             # Asked after reading: so what was read is what stood there with this size and time.
             status = (root / uri).stat()

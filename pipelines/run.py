@@ -172,7 +172,7 @@ def prepare_extraction(
     content = dataset.spec, dataset.table, dataset.iter_masks(seen)
     staged = None if dry_run else stage_dataset(*content)
     stored = describe_dataset(*content) if staged is None else staged.described
-    spec = feature_set_spec(stored, backbone, settings, attention_kernel=kernel)
+    spec = feature_set_spec(stored, backbone, settings, attention_kernel=kernel, max_pixels=dataset.rules.max_pixels)
     folder = feature_set_folder(stored.spec.name, spec)
     if root.exists(f"{folder}/{FEATURE_SET_FILE}"):
         spec = with_stored_shape(spec, read_spec(root, folder))
@@ -191,6 +191,8 @@ def prepare_extraction(
         store=store,
         folder=folder,
         dataset_root=str(dataset.root),
+        max_pixels=dataset.rules.max_pixels,
+        link_roots=tuple(map(str, dataset.rules.link_roots)),
         dataset_folder=stored.folder,
         spec=spec,
         backbone=request,

@@ -116,6 +116,13 @@ def extract(
         typer.Option(help="For `manifest:FILE`, the folder that its paths are relative to; by default the file's own."),
     ] = None,
     limit_per_split: Annotated[int | None, typer.Option(help="Take only so many images of each split.")] = None,
+    max_pixels: Annotated[
+        int, typer.Option(help="Decode images of at most so many pixels; the rows of larger ones are invalid.")
+    ] = 100_000_000,
+    follow_links: Annotated[
+        list[Path] | None,
+        typer.Option(help="A folder outside the dataset's that links in it may lead into; repeatable."),
+    ] = None,
     content_key: Annotated[
         str,
         typer.Option(help="How an image is known again: sha256 of its bytes, or stat (size and time, for huge sets)."),
@@ -164,6 +171,8 @@ def extract(
         void=void,
         limit_per_split=limit_per_split,
         root=root,
+        max_pixels=max_pixels,
+        link_roots=tuple(path.expanduser() for path in follow_links or ()),
     )
     opened = open_dataset(dataset, options=options)
     # These load torch and timm: only now is there something for a model to do.

@@ -33,6 +33,7 @@ from feature_store.runs import stored_plan
 from pipelines.backbones.checkpoint import read_state
 from pipelines.backbones.held_weights import hold_weights
 from pipelines.backbones.preprocessing import Preprocessing
+from pipelines.image_files import MAX_IMAGE_PIXELS, MOST_IMAGE_PIXELS, ReadingRules
 from pipelines.meter import Meter
 from pipelines.plan import view_columns
 from pipelines.prefetch import PreparedView, SourceChangedError, prepare_views
@@ -249,6 +250,7 @@ def stored_views(features: FeatureSet, root: Path | None = None) -> Pixels:
             batch_size=len(rows),
             threads=_DECODING_THREADS,
             meter=Meter(),
+            rules=_rules_of(features),
         )
         try:
             return np.stack([_pixels_of(view, features, rows) for view in views])
@@ -268,6 +270,16 @@ def _pixels_of(view: PreparedView, features: FeatureSet, rows: np.ndarray[Any, A
             "restore the image."
         )
     return view.pixels
+
+
+def _rules_of(features: FeatureSet) -> ReadingRules:
+    """How the last run read images; the defaults where nothing says so."""
+    plan: Mapping[str, Any] = stored_plan(features.root, features.folder) or {}
+    max_pixels, link_roots = plan.get("max_pixels"), plan.get("link_roots")
+    return ReadingRules(
+        max_pixels=min(max_pixels, MOST_IMAGE_PIXELS) if isinstance(max_pixels, int) else MAX_IMAGE_PIXELS,
+        link_roots=tuple(map(Path, filter(None, map(str, link_roots)))) if isinstance(link_roots, list) else (),
+    )
 
 
 def _root_of(features: FeatureSet, given: Path | None) -> Path:

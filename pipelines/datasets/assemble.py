@@ -13,6 +13,7 @@ from pipelines.datasets.dataset import Dataset, DatasetOptions
 from pipelines.datasets.findings import Finding, classes_without_images, copies, finding
 from pipelines.datasets.masks import mask_size
 from pipelines.datasets.scan import ImageFacts, Progress, inspect_images
+from pipelines.image_files import ReadingRules
 from pipelines.stat_key import key_under
 from pipelines.views import is_outside, resize_target, tile_box
 
@@ -62,12 +63,12 @@ def assemble_dataset(
             continue
         check_tile(row, fact.size)
         for view in _cut(keyed, fact, options):
-            _check_mask(root, view, fact, spec, checked_masks)
+            _check_mask(root, view, fact, spec, options.rules, checked_masks)
             views.append(view)
     table = manifest_table(views)
     unreadable = {uri for uri, fact in facts.items() if fact.code is not None}
     findings = (*_unreadable(facts), *copies(table, unreadable), *classes_without_images(table, spec))
-    return Dataset(spec=spec, table=table, root=root, findings=findings)
+    return Dataset(spec=spec, table=table, root=root, rules=options.rules, findings=findings)
 
 
 def _unreadable(facts: Mapping[str, ImageFacts]) -> tuple[Finding, ...]:
@@ -131,7 +132,9 @@ def _inspect(
     wanted = {row["uri"]: None for row in rows if tiled or row.get("mask_uri") or not row.get("image_sha256")}
     with_size = tiled or options.content_key == "sha256" or any(row.get("mask_uri") for row in rows)
     uris = list(wanted)
-    found = inspect_images(root, uris, content_key=options.content_key, with_size=with_size, progress=progress)
+    found = inspect_images(
+        root, uris, content_key=options.content_key, with_size=with_size, rules=options.rules, progress=progress
+    )
     if found and len(wanted) == len({row["uri"] for row in rows}) and all(fact.code == "missing" for fact in found):
         raise ManifestError(
             f"none of the {len(found)} images is there; the first is {uris[0]!r} under {str(root)!r}. Give the folder "
@@ -190,14 +193,19 @@ def _nearest_multiple(length: int, side: int) -> int:
 
 
 def _check_mask(
-    root: Path, view: Row, fact: ImageFacts, spec: DatasetSpec, checked: dict[tuple[str, str], Size]
+    root: Path,
+    view: Row,
+    fact: ImageFacts,
+    spec: DatasetSpec,
+    rules: ReadingRules,
+    checked: dict[tuple[str, str], Size],
 ) -> None:
     """Refuse a mask of another size than its image, and padding that would have no label."""
     if view.get("mask_uri") is None or fact.size is None:
         return
     pair = (view["uri"], view["mask_uri"])
     if pair not in checked:
-        checked[pair] = mask_size(root, view["mask_uri"])
+        checked[pair] = mask_size(root, view["mask_uri"], rules)
         if checked[pair] != fact.size:
             (width, height), (mask_width, mask_height) = fact.size, checked[pair]
             raise ManifestError(

@@ -10,11 +10,13 @@ import pyarrow as pa
 from feature_store.errors import ManifestError
 from feature_store.manifest import DatasetSpec
 from pipelines.datasets.findings import Finding
-from pipelines.datasets.masks import Mask, iter_view_masks
+from pipelines.datasets.masks import Mask, check_mask_values, cut_mask, read_mask, values_in
+from pipelines.image_files import DEFAULT_RULES, MAX_IMAGE_PIXELS, MOST_IMAGE_PIXELS, ReadingRules
 
 TileFit = Literal["refuse", "pad", "resize"]
 ContentKey = Literal["sha256", "stat"]
 MAX_MASK_VALUE = 65535
+_ROWS_PER_BATCH = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +32,8 @@ class DatasetOptions:
         classes: names of the classes, in the order of their numbers; None for those the dataset states.
         void: the mask value without a class; None for the one the dataset states.
         limit_per_split: keep only so many images a split, spread evenly over their labels.
+        max_pixels: of an image; one with more is not decoded, and its row is invalid (`too_large`).
+        link_roots: folders outside the dataset's root that links in it may lead into.
         root: for `manifest:FILE`, the folder that its paths are relative to; None for the file's own.
         cache: for `demo`, the folder to write the scenes in; None for the user's cache folder.
     """
@@ -41,6 +45,8 @@ class DatasetOptions:
     classes: tuple[str, ...] | None = None
     void: int | None = None
     limit_per_split: int | None = None
+    max_pixels: int = MAX_IMAGE_PIXELS
+    link_roots: tuple[Path, ...] = ()
     root: Path | None = None
     cache: Path | None = None
 
@@ -55,6 +61,21 @@ class DatasetOptions:
             raise ManifestError(f"content_key={self.content_key!r}: use 'sha256' or 'stat'.")
         if self.void is not None and not 0 <= self.void <= MAX_MASK_VALUE:
             raise ManifestError(f"void={self.void}: a mask holds values from 0 to {MAX_MASK_VALUE}; name one of them.")
+        if not 1 <= self.max_pixels <= MOST_IMAGE_PIXELS:
+            raise ManifestError(
+                f"max_pixels={self.max_pixels}: it must be from 1 to {MOST_IMAGE_PIXELS}; the default is "
+                f"{MAX_IMAGE_PIXELS}."
+            )
+        strange = [path for path in self.link_roots if not path.is_dir()]
+        if strange:
+            raise ManifestError(f"links may lead into {str(strange[0])!r}, which is no folder. Name a folder.")
+
+    @property
+    def rules(self) -> ReadingRules:
+        """How images are read."""
+        return ReadingRules(
+            max_pixels=self.max_pixels, link_roots=tuple(path.resolve(strict=True) for path in self.link_roots)
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,12 +86,14 @@ class Dataset:
         spec: name, classes, void label, license.
         table: the manifest, in row order.
         root: the folder that every path in the manifest is relative to.
+        rules: how its images are read.
         findings: what was noticed on the way and a user should hear of.
     """
 
     spec: DatasetSpec
     table: pa.Table
     root: Path
+    rules: ReadingRules = DEFAULT_RULES
     findings: tuple[Finding, ...] = ()
 
     def iter_masks(self, seen: set[int] | None = None) -> Iterator[Mask | None]:
@@ -85,4 +108,19 @@ class Dataset:
         Raises:
             ManifestError: a mask that cannot be read, or holds a value that is neither a class nor void.
         """
-        return iter_view_masks(self.root, self.table, self.spec, seen)
+        held: tuple[str, Mask] | None = None
+        for batch in self.table.select(["mask_uri", "tile", "transform"]).to_batches(max_chunksize=_ROWS_PER_BATCH):
+            for row in batch.to_pylist():
+                uri = row["mask_uri"]
+                if uri is None:
+                    yield None
+                    continue
+                if held is None or held[0] != uri:
+                    mask = read_mask(self.root, uri, self.rules)
+                    check_mask_values(mask, uri, self.spec)
+                    held = (uri, mask)
+                # A copy: whoever changes one row's mask must not change the next row's.
+                cut = cut_mask(held[1], row["tile"], row["transform"], void=self.spec.void).copy()
+                if seen is not None:
+                    seen.update(values_in(cut))
+                yield cut

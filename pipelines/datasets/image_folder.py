@@ -45,7 +45,7 @@ def open_image_folder(path: Path, options: DatasetOptions, progress: Progress | 
         ManifestError: no images, a mixed layout, or a class that the stated list lacks.
     """
     root = existing_folder(path, source=f"images:{path}")
-    listing = list_folder(root, own=(DESCRIPTION_FILE,))
+    listing = list_folder(root, link_roots=options.rules.link_roots, own=(DESCRIPTION_FILE,))
     if not listing.uris:
         raise ManifestError(_no_image(path, listing))
     placed = place_in_folders(listing.uris)

@@ -4,18 +4,17 @@ Pillow rescales some gray depths when it opens a file (a 4-bit 3 becomes 51), so
 keeps, or that can be given back, are read.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-import pyarrow as pa
 from jaxtyping import UInt8, UInt16
 from PIL import ImageFile
 
 from feature_store.errors import ManifestError
 from feature_store.manifest import DatasetSpec
-from pipelines.image_files import UnreadableImageError, open_image_file
+from pipelines.image_files import DEFAULT_RULES, ReadingRules, UnreadableImageError, open_image_file
 from pipelines.image_formats import decoding, open_image_header
 from pipelines.views import resize_target, tile_box
 
@@ -25,26 +24,25 @@ MASK_SUFFIXES = (".png", ".tif", ".tiff")
 _MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")
 _BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262
 _BLACK_IS_ZERO, _PALETTE = 1, 3
-_ROWS_PER_BATCH = 4096
 _PIXELS_PER_STEP = 1 << 20
 
 
-def mask_size(root: Path, uri: str) -> tuple[int, int]:
+def mask_size(root: Path, uri: str, rules: ReadingRules = DEFAULT_RULES) -> tuple[int, int]:
     """The (width, height) of a mask, from its header.
 
     Raises:
         ManifestError: the file cannot be read as class numbers.
     """
     try:
-        with open_image_file(root, uri) as file:
-            image = open_image_header(file, uri)
+        with open_image_file(root, uri, rules) as file:
+            image = open_image_header(file, uri, rules.max_pixels)
             _check_form(image, uri)
             return image.size
     except UnreadableImageError as error:
         raise _refusal(uri, error) from error
 
 
-def read_mask(root: Path, uri: str) -> Mask:
+def read_mask(root: Path, uri: str, rules: ReadingRules = DEFAULT_RULES) -> Mask:
     """The class numbers in a mask file, as they stand there.
 
     PNG and TIFF with one value a pixel: gray, palette indices, 1-bit, 16-bit. An EXIF orientation in a PNG is ignored.
@@ -53,10 +51,10 @@ def read_mask(root: Path, uri: str) -> Mask:
         ManifestError: the file cannot be read, or holds colours instead of class numbers.
     """
     try:
-        with open_image_file(root, uri) as file:
+        with open_image_file(root, uri, rules) as file:
             head = file.read(26)
             file.seek(0)
-            image = open_image_header(file, uri)
+            image = open_image_header(file, uri, rules.max_pixels)
             _check_form(image, uri)
             with decoding(file, uri, image.format or ""):
                 values = np.asarray(image)
@@ -164,25 +162,3 @@ def cut_mask(
 def _nearest(source: int, target: int) -> np.ndarray[Any, np.dtype[np.int64]]:
     """The source index under the centre of each target pixel, in whole numbers and so without rounding."""
     return (2 * np.arange(target, dtype=np.int64) + 1) * source // (2 * target)
-
-
-def iter_view_masks(
-    root: Path, table: pa.Table, spec: DatasetSpec, seen: set[int] | None = None
-) -> Iterator[Mask | None]:
-    """The masks of a manifest's rows; see `Dataset.iter_masks`."""
-    held: tuple[str, Mask] | None = None
-    for batch in table.select(["mask_uri", "tile", "transform"]).to_batches(max_chunksize=_ROWS_PER_BATCH):
-        for row in batch.to_pylist():
-            uri = row["mask_uri"]
-            if uri is None:
-                yield None
-                continue
-            if held is None or held[0] != uri:
-                mask = read_mask(root, uri)
-                check_mask_values(mask, uri, spec)
-                held = (uri, mask)
-            # A copy: whoever changes one row's mask must not change the next row's.
-            cut = cut_mask(held[1], row["tile"], row["transform"], void=spec.void).copy()
-            if seen is not None:
-                seen.update(values_in(cut))
-            yield cut

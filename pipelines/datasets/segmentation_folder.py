@@ -40,7 +40,7 @@ def open_segmentation_folder(path: Path, options: DatasetOptions, progress: Prog
             f"{str(path)!r} does not say what its mask values mean; write a {DESCRIPTION_FILE} beside the splits with "
             '{"classes": ["sky", ...], "void": 11}, or give --classes and --void.'
         )
-    listing = list_folder(root, own=(DESCRIPTION_FILE,))
+    listing = list_folder(root, link_roots=options.rules.link_roots, own=(DESCRIPTION_FILE,))
     annotated = {name + ANNOTATION_ENDING for name in paired}
     masks = _masks_by_stem(listing.uris, annotated)
     rows: list[Row] = []

@@ -1,12 +1,16 @@
 """What `vitrine extract` says of a dataset before it starts, and what it records."""
 
+import inspect
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from pipelines.image_files import MAX_IMAGE_PIXELS
 from tests.vitrine.conftest import Run
+from vitrine.extract_command import extract
 
 
 def folder_of_classes(root: Path) -> Path:
@@ -33,3 +37,41 @@ def test_what_is_passed_over_is_told_before_the_start_in_json_and_in_the_run(vit
         assert [one["kind"] for one in found] == ["passed_over", "class_without_images"]
         assert (found[0]["count"], found[0]["names"][4]) == (5, "bee/4\x1b[31m.heic")
         assert found[1]["names"] == ["bee"]
+
+
+def test_folders_that_are_links_are_read_where_the_user_named_their_root(vitrine: Run, tmp_path: Path) -> None:
+    imagenet = folder_of_classes(tmp_path / "imagenet")
+    (tmp_path / "hundred").mkdir()
+    for name in ("ant", "cat"):
+        (tmp_path / "hundred" / name).symlink_to(imagenet / name)
+    command = ("extract", f"images:{tmp_path / 'hundred'}", "--model", "null", "--store", tmp_path / "store")
+    refused = vitrine(*command)
+    assert refused.code == 2
+    assert f"--follow-links '{imagenet}'" in refused.err
+    elsewhere = vitrine(*command, "--follow-links", tmp_path / "hundred")
+    assert "leads out of" in elsewhere.err
+    ran = vitrine(*command, "--follow-links", imagenet, "--json")
+    assert (ran.code, ran.json["rows"], ran.json["invalid"]) == (0, 2, {})
+    (tmp_path / "copied").mkdir()
+    for name in ("ant", "cat"):
+        shutil.copytree(imagenet / name, tmp_path / "copied" / name)
+    copied = vitrine(
+        *("extract", f"images:{tmp_path / 'copied'}", "--model", "null", "--store", tmp_path / "store"),
+        *("--name", "hundred", "--json"),
+    )
+    assert copied.json["feature_set"] == ran.json["feature_set"]  # where the files are is no part of what they are
+
+
+def test_the_limit_of_pixels_is_an_option_and_never_one_name_for_two_contents(vitrine: Run, tmp_path: Path) -> None:
+    pictures = folder_of_classes(tmp_path / "pictures")
+    Image.new("RGB", (64, 48), (9, 99, 200)).save(pictures / "cat" / "large.png")
+    command = ("extract", f"images:{pictures}", "--model", "null", "--store", tmp_path / "store", "--json")
+    whole = vitrine(*command)
+    limited = vitrine(*command, "--max-pixels", "3071")
+    assert (whole.code, limited.code) == (0, 3)
+    assert limited.json["invalid"] == {"too_large": 1}
+    (unreadable,) = [found for found in limited.json["findings"] if found["kind"] == "unreadable"]
+    assert unreadable["detail"] == "64 x 48; at most 3071 pixels are read, see --max-pixels"
+    assert whole.json["feature_set"] != limited.json["feature_set"]
+    assert vitrine(*command, "--max-pixels", "0").code == 2
+    assert inspect.signature(extract).parameters["max_pixels"].default == MAX_IMAGE_PIXELS
