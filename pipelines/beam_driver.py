@@ -1,5 +1,6 @@
 """The child process that runs a Beam pipeline in worker processes, and ends when one of them does."""
 
+import contextlib
 import json
 import os
 import shlex
@@ -13,9 +14,11 @@ from typing import Any
 from pipelines.beam_steps import build
 from pipelines.meter import read_counts
 from pipelines.quiet_beam import FnApiRunner, PipelineOptions, SubprocessSDKEnvironment, beam
+from pipelines.small_files import replace_json
 from pipelines.stopping import end_with_parent
 
 WORKER_DIED_EXIT = 70
+EXIT_STATUS = "exit status"
 # Long enough for the kernel to reap a dead worker, so that it is told from the living.
 _SETTLE_S = 0.1
 _POLL_S = 0.5
@@ -51,6 +54,7 @@ class _DeathReport:
 
     def __init__(self, place: Path, folder: Path, earlier: set[int]) -> None:
         self._place, self._folder, self._earlier = place, folder, earlier
+        self._leaving = threading.Lock()
 
     def on_thread_error(self, arguments: Any) -> None:
         """Beam's thread that waits for a worker raises when it ends badly; Beam's main thread then waits for ever."""
@@ -60,7 +64,7 @@ class _DeathReport:
             return
         code = int(text.rsplit(" ", 1)[-1])
         time.sleep(_SETTLE_S)
-        self._leave(signal.Signals(-code).name if code < 0 else f"exit status {code}")
+        self._leave(signal.Signals(-code).name if code < 0 else f"{EXIT_STATUS} {code}")
 
     def watch_workers(self, workers: int, patience_s: float) -> None:
         """A worker that ends with status 0 raises nowhere, and is waited for by Beam all the same.
@@ -74,12 +78,16 @@ class _DeathReport:
             time.sleep(_POLL_S)
             if sum(thread.name == "run_worker" for thread in threading.enumerate()) >= workers:
                 absent_since = time.monotonic()
-        self._leave("exit status 0")
+        self._leave(f"{EXIT_STATUS} 0")
 
     def _leave(self, cause: str) -> None:
+        # Two workers may die together, each under the eyes of a thread. The first thread to come takes the process with
+        # it, and would cut the second off in the middle of the same file.
+        self._leaving.acquire()
         ours = [count for count in read_counts(self._folder) if count.pid not in self._earlier]
         in_hand = sorted(count.shard for count in ours if count.shard is not None and not _alive(count.pid))
-        self._place.write_text(json.dumps({"cause": cause, "shards": in_hand}))
+        with contextlib.suppress(OSError):
+            replace_json(self._place, {"cause": cause, "shards": in_hand})
         os._exit(WORKER_DIED_EXIT)
 
 

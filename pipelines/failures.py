@@ -1,8 +1,10 @@
 """Shards that kept failing: told by the workers, through small files, to whoever runs the engine."""
 
-import json
+import contextlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from pipelines.small_files import read_json, replace_json
 
 _REASON_CHARACTERS = 500
 _OWN_PACKAGES = ("pipelines.", "feature_store.")
@@ -35,12 +37,12 @@ def reason_of(error: BaseException) -> str:
 
 def write_failure(folder: Path, failure: ShardFailure) -> None:
     """Leave the failure of a shard in the run's progress folder."""
-    place = folder / f"failure-{failure.shard:06d}.json"
-    new = place.with_suffix(".new")
-    new.write_text(json.dumps(asdict(failure)))
-    new.replace(place)
+    # Where that disk is full, the shard is found to have no receipt all the same; only the reason is lost.
+    with contextlib.suppress(OSError):
+        replace_json(folder / f"failure-{failure.shard:06d}.json", asdict(failure))
 
 
 def read_failures(folder: Path) -> list[ShardFailure]:
     """All failures left in a progress folder, by shard."""
-    return [ShardFailure(**json.loads(path.read_text())) for path in sorted(folder.glob("failure-*.json"))]
+    found = map(read_json, sorted(folder.glob("failure-*.json")))
+    return [ShardFailure(**failure) for failure in found if failure is not None]

@@ -1,12 +1,11 @@
-"""Where the seconds of a worker go, and how far it is: a small file that whoever watches may read.
+"""Where the seconds of a worker go, and how far it is: two small files that whoever watches may read.
 
-The file is replaced as a whole after every batch, so a reader never sees half of it, and what a killed worker was
-doing stands in it afterwards.
+The counter file is replaced as a whole after every batch, so what a killed worker was doing stands in it afterwards. It
+has one size however many shards there are; what is known of each committed shard is added to a second file, once.
 """
 
 import contextlib
 import functools
-import json
 import os
 import threading
 import time
@@ -14,6 +13,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
+
+from pipelines.small_files import append_json, read_json, read_records, replace_json
 
 Stage = Literal["copy", "read", "decode", "infer", "write"]
 STAGES: tuple[Stage, ...] = ("copy", "read", "decode", "infer", "write")
@@ -30,7 +31,6 @@ class WorkerCount:
         reused: rows copied from another feature set since its start.
         computing_since: Unix time at which the first shard's work began, the model loaded; None before.
         seconds: by stage since its start; read and decode are summed over threads.
-        shards: (index, wall seconds, seconds by stage) of what it committed.
     """
 
     pid: int = field(default_factory=os.getpid)
@@ -39,19 +39,37 @@ class WorkerCount:
     reused: int = 0
     computing_since: float | None = None
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
-    shards: list[tuple[int, float, dict[str, float]]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardTimes:
+    """What a committed shard took.
+
+    Attributes:
+        shard: its index.
+        wall_s: from its begin to its receipt.
+        seconds: by stage; read and decode are summed over threads.
+    """
+
+    shard: int
+    wall_s: float
+    seconds: dict[str, float]
 
 
 class Meter:
     """Counts for one worker; stages may be timed from several threads.
 
     Args:
-        folder: where the counter file goes, or None to count without one.
+        folder: where the two files go, or None to count without them.
+
+    Attributes:
+        count: the counters.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
         self.count = WorkerCount()
         self._path = None if folder is None else folder / f"worker-{self.count.pid}.json"
+        self._times_path = None if folder is None else folder / f"shards-{self.count.pid}.jsonl"
         self._lock = threading.Lock()
 
     @contextlib.contextmanager
@@ -74,7 +92,7 @@ class Meter:
         try:
             yield
             split: dict[str, float] = {name: self.count.seconds[name] - before[name] for name in STAGES}
-            self.count.shards.append((index, time.perf_counter() - start, split))
+            self._add_times(ShardTimes(shard=index, wall_s=time.perf_counter() - start, seconds=split))
         finally:
             self.count.shard = None
             self._save()
@@ -97,11 +115,15 @@ class Meter:
     def _save(self) -> None:
         if self._path is None:
             return
-        new = self._path.with_suffix(".new")
         # A full disk for temporary files is no reason to lose a shard.
         with contextlib.suppress(OSError):
-            new.write_text(json.dumps(asdict(self.count)))
-            new.replace(self._path)
+            replace_json(self._path, asdict(self.count))
+
+    def _add_times(self, times: ShardTimes) -> None:
+        if self._times_path is None:
+            return
+        with contextlib.suppress(OSError):
+            append_json(self._times_path, asdict(times))
 
 
 @functools.lru_cache(maxsize=1)
@@ -112,8 +134,11 @@ def process_meter(folder: Path) -> Meter:
 
 def read_counts(folder: Path) -> list[WorkerCount]:
     """The counters of all workers that wrote into `folder`."""
-    counts = []
-    for path in sorted(folder.glob("worker-*.json")):
-        with contextlib.suppress(FileNotFoundError):
-            counts.append(WorkerCount(**json.loads(path.read_text())))
-    return counts
+    found = map(read_json, sorted(folder.glob("worker-*.json")))
+    return [WorkerCount(**count) for count in found if count is not None]
+
+
+def read_shard_times(folder: Path) -> list[ShardTimes]:
+    """What each shard took that was committed by the workers that wrote into `folder`, by shard."""
+    records = [record for path in folder.glob("shards-*.jsonl") for record in read_records(path)]
+    return sorted((ShardTimes(**record) for record in records), key=lambda times: times.shard)

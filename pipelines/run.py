@@ -47,7 +47,7 @@ from pipelines.datasets import Dataset, Finding, classes_without_pixels
 from pipelines.environment import current_environment, require_same_environment
 from pipelines.extract import cached_manifest, planned_backbone
 from pipelines.failures import ShardFailure
-from pipelines.meter import STAGES, read_counts
+from pipelines.meter import STAGES, read_counts, read_shard_times
 from pipelines.plan import (
     ExtractionPlan,
     ExtractionSettings,
@@ -413,12 +413,7 @@ def _outcome(
 
 
 def _write_times(root: ObjectRoot, run_id: str, record: dict[str, Any], outcome: Outcome, folder: Path) -> None:
-    shards = [
-        {"shard": index, "seconds": wall_s, **split}
-        for count in read_counts(folder)
-        for index, wall_s, split in count.shards
-    ]
+    times = [{"shard": each.shard, "seconds": each.wall_s, **each.seconds} for each in read_shard_times(folder)]
     finished = {"finished": datetime.now(UTC).isoformat(timespec="seconds"), "outcome": outcome.to_json()}
     write_record(root, run_file(run_id, RUN_FILE), {**record, **finished})
-    times = sorted(shards, key=lambda entry: entry["shard"])
     write_record(root, run_file(run_id, "times.json"), {"shards": times})

@@ -17,10 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from feature_store import Shard
-from pipelines.beam_driver import WORKER_DIED_EXIT
+from pipelines.beam_driver import EXIT_STATUS, WORKER_DIED_EXIT
 from pipelines.failures import EngineError, ShardFailure, read_failures
-from pipelines.meter import read_counts
+from pipelines.meter import read_shard_times
 from pipelines.plan import ExtractionPlan
+from pipelines.small_files import read_json
 from pipelines.stopping import stop_requested
 
 _POLL_S = 0.1
@@ -48,7 +49,7 @@ class WorkerDeath:
     @property
     def hopeless(self) -> bool:
         """Whether the worker could not even start, which no shard explains and no other try will help."""
-        return not self.shards and not self.cause.startswith("SIG")
+        return not self.shards and self.cause.startswith(EXIT_STATUS)
 
 
 def run_watched(
@@ -94,7 +95,7 @@ def _given_up(shard: Shard, death: WorkerDeath, deaths: int) -> ShardFailure:
 
 def _settled(progress_folder: Path) -> set[int]:
     """Shards that need no other try: committed, or failed with a reason."""
-    committed = {index for count in read_counts(progress_folder) for index, _, _ in count.shards}
+    committed = {times.shard for times in read_shard_times(progress_folder)}
     return committed | {failure.shard for failure in read_failures(progress_folder)}
 
 
@@ -159,7 +160,8 @@ def _end_group(driver: subprocess.Popen[bytes]) -> None:
 def _death(returncode: int, death_file: Path, log: Path) -> WorkerDeath:
     tail = " ".join(log.read_text(errors="replace").split())[-_LOG_CHARACTERS:]
     if returncode == WORKER_DIED_EXIT:
-        record = json.loads(death_file.read_text())
+        # Where the disk took no file, no more is known than that a worker died.
+        record = read_json(death_file) or {"cause": "an unknown cause", "shards": []}
         return WorkerDeath(cause=record["cause"], shards=tuple(record["shards"]), last_words=tail)
     if returncode < 0:
         return WorkerDeath(cause=signal.Signals(-returncode).name, shards=())

@@ -25,6 +25,7 @@ from pipelines.meter import read_counts
 from pipelines.plan import PlanError
 from pipelines.quiet_beam import FnApiRunner, PipelineOptions, beam
 from pipelines.run import Prepared, begin_extraction, run_extraction
+from pipelines.small_files import read_records
 
 Prepare = Callable[..., Prepared]
 
@@ -159,6 +160,30 @@ def test_a_run_survives_the_death_of_one_of_two_workers(
     assert not any(alive(count.pid) for count in read_counts(progress))
 
 
+def test_a_run_survives_two_workers_that_die_together(prepare: Prepare, tmp_path: Path) -> None:
+    progress, done = tmp_path / "progress", threading.Event()
+    progress.mkdir()
+    killed: list[int] = []
+
+    def kill_both() -> None:
+        while not killed and not done.wait(0.001):
+            busy = [count.pid for count in read_counts(progress) if count.shard is not None]
+            if len(busy) == 2:
+                killed.extend(busy)
+                for pid in busy:
+                    os.kill(pid, signal.SIGKILL)
+
+    thread = threading.Thread(target=kill_both)
+    thread.start()
+    try:
+        outcome = run_extraction(prepare(workers=2), BeamEngine(), workers=2, progress_folder=progress)
+    finally:
+        done.set()
+        thread.join()
+    assert len(killed) == 2
+    assert (outcome.committed, outcome.failures, outcome.interrupted) == (8, (), None)
+
+
 def alive(pid: int) -> bool:
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, 0)
@@ -202,7 +227,7 @@ def test_two_workers_share_the_shards_and_read_nothing_from_the_folder_they_star
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
     outcome = run_extraction(prepared, BeamEngine(), workers=2, progress_folder=tmp_path)
-    shares = [len(count.shards) for count in read_counts(tmp_path)]
+    shares = [len(read_records(path)) for path in tmp_path.glob("shards-*.jsonl")]
     assert (outcome.committed, outcome.failures) == (8, ())
     assert sorted(shares) == [4, 4]
     assert not (tmp_path / "canary").exists()

@@ -27,7 +27,7 @@ from pipelines.backbones.checkpoint import read_state
 from pipelines.backbones.null import NullBackbone, load_null
 from pipelines.datasets import DatasetOptions, open_dataset
 from pipelines.extract import StoreUnwritableError, cached_backbone, extract_shard
-from pipelines.meter import Meter
+from pipelines.meter import Meter, read_shard_times
 from pipelines.plan import ExtractionSettings
 from pipelines.prefetch import SourceChangedError
 from pipelines.run import Prepared, begin_extraction, prepare_extraction
@@ -341,11 +341,11 @@ def decoding_threads() -> list[str]:
 def test_extraction_counts_its_rows_shards_and_seconds(prepare: Prepare, tmp_path: Path) -> None:
     prepared = prepare()
     begin_extraction(prepared)
-    meter = Meter()
+    meter = Meter(tmp_path)
     for shard in prepared.missing[:3]:
         extract_shard(prepared.plan, shard, meter=meter)
     assert meter.count.rows == 3 * 8
-    assert [index for index, _, _ in meter.count.shards] == [0, 1, 2]
+    assert [times.shard for times in read_shard_times(tmp_path)] == [0, 1, 2]
     assert all(seconds > 0 for stage, seconds in meter.count.seconds.items() if stage != "copy")
     assert (meter.count.seconds["copy"], meter.count.reused) == (0.0, 0)
 
