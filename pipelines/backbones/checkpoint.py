@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from pipelines.backbones.contents import ROOT, Choice, ContentsError, choose
 from pipelines.backbones.held_file import HeldFile
 from pipelines.backbones.inert_pickle import TensorRecord
-from pipelines.backbones.torch_archives import open_torch_file
+from pipelines.backbones.torch_archives import is_code, is_script, open_torch_file
 
 _BLOCK_BYTES = 1 << 24
 _TENSORS = (torch.Tensor, TensorRecord)
@@ -257,6 +257,11 @@ def load_tensors(path: Path, *, what: str = "weights", device: str = "cpu") -> A
         if _is_safetensors(path):
             return load_file(path) if device == "cpu" else _safetensors_shapes(path)
         _refuse_compressed(path, what)
+        if is_script(path):
+            raise _ObjectsInsideError(
+                f"{what} {path} hold a TorchScript program, which loading would execute; save its state_dict() alone, "
+                "best as .safetensors."
+            )
         return _load_torch(path, device)
     except pickle.UnpicklingError as error:
         reason = next((line for line in str(error).splitlines() if any(words in line for words in _HOLDS_OBJECTS)), "")
@@ -329,7 +334,9 @@ def _refuse_compressed(path: Path, what: str) -> None:
     if not zipfile.is_zipfile(path):
         return
     with zipfile.ZipFile(path) as archive:
-        if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+        if any(
+            entry.compress_type != zipfile.ZIP_STORED and not is_code(entry.filename) for entry in archive.infolist()
+        ):
             raise BackboneError(f"{what} {path} are a compressed archive; save them with torch.save or safetensors.")
 
 

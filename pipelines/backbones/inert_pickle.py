@@ -20,6 +20,10 @@ MAX_DIMENSIONS = 16
 # A mapping may be made from another again and again at a few bytes each.
 MAX_COPIED_NAMES = 1 << 20
 _NAME_CHARACTERS = 200
+_PREFIX_CHARACTERS = 1000
+# Under which TorchScript puts the classes of a program.
+_SCRIPT = "__torch__"
+SCRIPT_PROGRAM = "a TorchScript program"
 # What torch writes behind a storage: nothing, or, in older files, that it is no view of another.
 _WHOLE: tuple[list[None], ...] = ([], [None])
 _DTYPES = {
@@ -94,6 +98,39 @@ class Stub:
         return Stub()
 
 
+class ScriptModule(Stub):
+    """Stands for a module of a TorchScript program: its state is kept, and its code is never looked at.
+
+    Attributes:
+        state: what the module held, by name.
+    """
+
+    state: dict[Any, Any]
+
+    def __new__(cls, *_arguments: object, **_named: object) -> "ScriptModule":
+        """A module without state, which comes behind it in the pickle."""
+        made = object.__new__(cls)
+        made.state = {}
+        return made
+
+    def tensors(self) -> dict[str, "TensorRecord"]:
+        """The tensors of the module and of those in it, by the names that a state dict has."""
+        found: dict[str, TensorRecord] = {}
+        waiting: list[tuple[str, ScriptModule]] = [("", self)]
+        seen = {id(self)}  # a pickle can put a module into itself
+        while waiting:
+            prefix, module = waiting.pop(0)
+            if len(prefix) > _PREFIX_CHARACTERS:
+                raise InertPickleError("modules in modules without end")
+            for name, value in module.state.items():
+                if isinstance(value, TensorRecord):
+                    found[f"{prefix}{name}"] = value
+                elif isinstance(value, ScriptModule) and id(value) not in seen:
+                    seen.add(id(value))
+                    waiting.append((f"{prefix}{name}.", value))
+        return found
+
+
 class _Bounded:
     """A file of which a pickle may read so much and no more."""
 
@@ -139,6 +176,9 @@ class InertUnpickler(_PythonUnpickler):  # type: ignore[misc]
         """What stands for a name in a pickle; nothing is imported."""
         if (module, name) == ("collections", "OrderedDict"):
             return self._names
+        if module.split(".", maxsplit=1)[0] == _SCRIPT:
+            self.left_unread[SCRIPT_PROGRAM] = None
+            return ScriptModule
         known = _KNOWN.get((module, name))
         if known is not None:
             return known
@@ -165,7 +205,12 @@ class InertUnpickler(_PythonUnpickler):  # type: ignore[misc]
 
     def _drop_state(self) -> None:
         """Instead of setting attributes, which would reach what stands for torch's functions, too."""
-        self.stack.pop()
+        state = self.stack.pop()
+        if type(self.stack[-1]) is ScriptModule and isinstance(state, dict):
+            self._copied += len(state)
+            if self._copied > MAX_COPIED_NAMES:
+                raise InertPickleError("mappings made of mappings without end")
+            self.stack[-1].state.update(state)
 
     dispatch[pickle.BUILD[0]] = _drop_state
 

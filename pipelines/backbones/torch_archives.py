@@ -16,6 +16,7 @@ from pipelines.backbones.inert_pickle import (
     MAX_PICKLE_BYTES,
     InertPickleError,
     InertUnpickler,
+    ScriptModule,
     StorageRecord,
     TensorRecord,
 )
@@ -57,14 +58,29 @@ def open_torch_file(path: Path) -> Iterator[TorchFile]:
             yield _open_legacy(file, path)
 
 
+def is_code(entry: str) -> bool:
+    """Whether an entry of an archive is code of a TorchScript program, by its name."""
+    return entry.partition("/")[2].startswith("code/")
+
+
+def is_script(path: Path) -> bool:
+    """Whether a file is an archive of a TorchScript program, as torch tells it."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.partition("/")[2] == "constants.pkl" for name in archive.namelist())
+
+
 def _open_archive(archive: zipfile.ZipFile, path: Path) -> TorchFile:
     entries = {entry.filename: entry for entry in archive.infolist()}
-    # Entries that share bytes would let a small file claim any amount of memory.
-    if sum(entry.file_size for entry in entries.values()) > path.stat().st_size:
-        raise InertPickleError("an archive whose entries are larger than itself")
-    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries.values()):
-        raise InertPickleError("a compressed archive")
     name = next((name for name in entries if name.endswith("/data.pkl")), None)
+    # A TorchScript program has its code in compressed entries, which are never read.
+    read_ones = [entry for entry in entries.values() if not is_code(entry.filename)]
+    # Entries that share bytes would let a small file claim any amount of memory.
+    if sum(entry.file_size for entry in read_ones) > path.stat().st_size:
+        raise InertPickleError("an archive whose entries are larger than itself")
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in read_ones):
+        raise InertPickleError("a compressed archive")
     if name is None or entries[name].file_size > MAX_PICKLE_BYTES:
         raise InertPickleError(f"an archive without a pickle of at most {MAX_PICKLE_BYTES >> 20} MiB")
     folder = name.removesuffix("data.pkl")
@@ -73,6 +89,8 @@ def _open_archive(archive: zipfile.ZipFile, path: Path) -> TorchFile:
         raise InertPickleError("numbers that are not little-endian")
     unpickler = InertUnpickler(io.BytesIO(archive.read(name)))
     content = unpickler.load()
+    if isinstance(content, ScriptModule):
+        content = content.tensors()
     storages: dict[str, bytearray] = {}
 
     def read(record: TensorRecord) -> torch.Tensor:
