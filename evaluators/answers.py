@@ -5,9 +5,11 @@ An answer is computed when the store has none, or when a fresh one is asked for;
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from math import isfinite
 from typing import Any, Protocol
 
+from evaluators.changes import changes
 from feature_store import FeatureSet, Selection, StoreError
 from feature_store.results import read_result, result_digest, write_result
 
@@ -28,7 +30,8 @@ class Answer:
         result: the record as JSON values.
         digest: of the key; None for an answer that is not kept: from a part of a feature set, or see `not_kept`.
         cached: whether it was read from the store.
-        changed: whether a fresh result differs from the stored one; None where there was nothing to compare with.
+        changes: by name, what a fresh result says otherwise than the stored one, before and now; None where there was
+            nothing to compare with.
         not_kept: why the store could not take it, or None.
     """
 
@@ -36,8 +39,13 @@ class Answer:
     result: Mapping[str, Any]
     digest: str | None
     cached: bool
-    changed: bool | None = None
+    changes: Mapping[str, tuple[Any, Any]] | None = None
     not_kept: str | None = None
+
+    @property
+    def changed(self) -> bool | None:
+        """Whether a fresh result differs from the stored one; None where there was nothing to compare with."""
+        return None if self.changes is None else bool(self.changes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +54,7 @@ class Question:
 
     Attributes:
         key: everything that decides the result: inputs by digest, the evaluator with its revision, and its parameters.
-        about: the names that a reader knows the inputs by; they decide nothing.
+        about: the inputs by the names and digests that a reader knows them by, and what was asked; it decides nothing.
     """
 
     key: Mapping[str, Any]
@@ -57,6 +65,7 @@ def question(
     features: FeatureSet, evaluator: str, revision: int, parameters: Any, selection: Selection | None = None
 ) -> Question:
     """The question that `evaluator` answers with these parameters (a dataclass) and this selection."""
+    asked = _plain(asdict(parameters))
     return Question(
         key={
             "feature_set": features.digest,
@@ -64,12 +73,16 @@ def question(
             "selection": None if selection is None else selection.digest,
             "evaluator": evaluator,
             "revision": revision,
-            "parameters": _plain(asdict(parameters)),
+            "parameters": asked,
         },
         about={
             "features": features.name,
+            "feature_set": features.digest,
+            "annotations": features.dataset.annotations_digest,
             "model": features.spec.title,
             "selection": None if selection is None else selection.name,
+            "layer": asked.get("subject", asked).get("layer"),
+            "parameters": asked,
         },
     )
 
@@ -85,17 +98,23 @@ def ask(features: FeatureSet, asked: Question, compute: Callable[[], Result], *,
     """
     evaluator = str(asked.key["evaluator"])
     if features.missing:
-        result = {**asked.about, **_plain(compute().to_json())}
+        result = _computed(asked, compute)
         return Answer(evaluator=evaluator, result=result, digest=None, cached=False)
     stored = read_result(features.root, evaluator, asked.key)
     if stored is not None and not fresh:
         return Answer(
             evaluator=evaluator, result={**stored, **asked.about}, digest=result_digest(asked.key), cached=True
         )
-    result = {**asked.about, **_plain(compute().to_json())}
+    result = _computed(asked, compute)
     digest, not_kept = _keep(features, asked, result)
-    changed = None if stored is None else {**stored, **asked.about} != result
-    return Answer(evaluator=evaluator, result=result, digest=digest, cached=False, changed=changed, not_kept=not_kept)
+    changed = None if stored is None else changes({**stored, **asked.about}, result)
+    return Answer(evaluator=evaluator, result=result, digest=digest, cached=False, changes=changed, not_kept=not_kept)
+
+
+def _computed(asked: Question, compute: Callable[[], Result]) -> dict[str, Any]:
+    """A new record, and when it was made."""
+    values = _plain(compute().to_json())
+    return {**asked.about, **values, "computed": datetime.now(UTC).isoformat(timespec="seconds")}
 
 
 def _keep(features: FeatureSet, asked: Question, result: Mapping[str, Any]) -> tuple[str | None, str | None]:

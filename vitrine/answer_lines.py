@@ -6,10 +6,13 @@ from typing import Any
 from evaluators import Answer
 from vitrine.output import console
 
+_MOST_CHANGES = 5
+
 
 def about_answer(answer: Answer) -> dict[str, Any]:
     """Where an answer came from, as JSON values."""
-    return {"digest": answer.digest, "cached": answer.cached, "changed": answer.changed}
+    changes = None if answer.changes is None else {name: list(both) for name, both in answer.changes.items()}
+    return {"digest": answer.digest, "cached": answer.cached, "changed": answer.changed, "changes": changes}
 
 
 def say_not_kept(answers: Sequence[Answer]) -> None:
@@ -30,8 +33,21 @@ def print_absent(result: Mapping[str, Any]) -> None:
 def print_origin(answer: Answer) -> None:
     """One line that says whether an answer was computed, and whether it changed."""
     if answer.cached and answer.digest is not None:
-        console().print(f"from the store (result {answer.digest[:8]}); --fresh computes it again")
-    elif answer.changed is not None:
-        console().print("computed again: " + ("THE RESULT CHANGED" if answer.changed else "the same result"))
+        made = f", computed {answer.result['computed']}" if "computed" in answer.result else ""
+        console().print(f"from the store (result {answer.digest[:8]}{made}); --fresh computes it again")
+    elif answer.changes is not None:
+        console().print(f"computed again: {_changes_in_words(answer.changes)}", markup=False)
     elif answer.digest is None and answer.not_kept is None:
         console().print("from a part of the feature set; not kept")
+
+
+def _changes_in_words(changes: Mapping[str, tuple[Any, Any]]) -> str:
+    if not changes:
+        return "the same result"
+    said = [f"{name} was {_figure(was)} and is {_figure(now)}" for name, (was, now) in changes.items()]
+    more = f"; {len(said) - _MOST_CHANGES} more" if len(said) > _MOST_CHANGES else ""
+    return f"THE RESULT CHANGED: {'; '.join(said[:_MOST_CHANGES])}{more}"
+
+
+def _figure(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -259,7 +259,7 @@ def _print_probe(answers: list[Any], *, json: bool, seconds: float) -> None:
     for answer, result in zip(answers, records, strict=True):
         question = " ".join(
             f"{name}={result[name]}"
-            for name in ("on", "k", "metric", "standardised", "l2", "selection")
+            for name in ("on", "layer", "k", "metric", "standardised", "l2", "selection")
             if result.get(name)
         )
         scores: dict[str, Any] = result["class_iou"] if "class_iou" in result else result["class_accuracy"]

@@ -172,14 +172,15 @@ def _print_record(record: dict[str, Any], found: Any) -> None:
 
 
 def results(store: Store, json: Json = False) -> None:
-    """List every result kept in a store.
+    """List every result kept in a store, each with all in which it differs from the others.
 
     \b
     vitrine results features
     """
     from feature_store import open_store
     from feature_store.results import all_results
-    from vitrine.output import counted, print_json, print_table
+    from vitrine.output import console, counted, print_json, print_table
+    from vitrine.result_lines import result_rows
 
     opened = open_store(store)
     found = all_results(opened.root)
@@ -187,23 +188,11 @@ def results(store: Store, json: Json = False) -> None:
         kept = [{"evaluator": name, **record} for name, record in found]
         print_json({"store": opened.url, "results": kept})
         return
-    rows = []
-    for name, record in found:
-        result = record["result"]
-        score = result.get("miou", result.get("accuracy"))
-        rows.append(
-            (name, result.get("features"), result.get("selection"), _about(result), score, record["digest"][:8])
-        )
+    rows, alike = result_rows(found)
     print_table(
         f"{opened.url}: {counted(len(rows), 'result')}",
-        ("evaluator", "features", "selection", "question", "score", "digest"),
+        ("evaluator", "of what", "score", "computed (UTC)", "digest"),
         rows,
     )
-
-
-def _about(result: dict[str, Any]) -> str:
-    names = ("on", "k", "metric", "standardised", "l2", "split", "n_tokens", "n_taken", "n_views")
-    words = [f"{name}={result[name]}" for name in names if name in result]
-    if result.get("test_split", "test") != "test":
-        words.append(str(result["test_split"]))
-    return " ".join(words)
+    if alike:
+        console().print("alike in all: " + ", ".join(f"{name}={value}" for name, value in alike.items()), markup=False)

@@ -1,10 +1,13 @@
 import errno
 import os
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from evaluators import KnnParameters, ask, evaluate_knn, question
+from evaluators import KnnParameters, Subject, ask, evaluate_knn, question
+from evaluators.changes import changes
+from evaluators.subject import resolve_subject
 from feature_store import Selection
 from feature_store.results import all_results
 
@@ -84,3 +87,49 @@ def test_an_answer_that_cannot_be_kept_is_given_all_the_same(
     assert (answer.digest, answer.not_kept, answer.cached) == (None, "Read-only file system", False)
     kept = ask(features, asked, lambda: evaluate_knn(features, KnnParameters()))
     assert (kept.result, kept.not_kept, kept.cached) == (answer.result, None, False)
+
+
+def test_a_difference_in_the_ninth_digit_is_no_change(segmented: Synthetic) -> None:
+    was = {
+        "miou": 0.50696,
+        "class_iou": {"sky": 0.8, "road": None},
+        "loss": 0.350241303,
+        "n_test": 12,
+        "iterations": 66,
+    }
+    near = {
+        "miou": 0.50699,
+        "class_iou": {"sky": 0.8, "road": None},
+        "loss": 0.350241308,
+        "n_test": 12,
+        "iterations": 9,
+    }
+    assert changes(was, near) == {}
+    other = {**near, "miou": 0.5071, "n_test": 13, "class_iou": {"sky": 0.8, "road": 0.1}, "loss": 0.3503}
+    assert changes(was, other) == {
+        "class_iou.road": (None, 0.1),
+        "loss": (0.350241303, 0.3503),
+        "miou": (0.50696, 0.5071),
+        "n_test": (12, 13),
+    }
+
+
+def test_a_fresh_answer_says_which_score_changed_from_what_to_what(segmented: Synthetic) -> None:
+    features = segmented.features
+    asked = question(features, "knn", 1, KnnParameters())
+    first = ask(features, asked, lambda: evaluate_knn(features, KnnParameters()))
+    second = ask(features, asked, lambda: evaluate_knn(features, KnnParameters(k=7)), fresh=True)
+    assert second.changes is not None
+    assert second.changes["miou"] == (first.result["miou"], second.result["miou"])
+
+
+def test_an_answer_says_all_that_it_was_computed_from_and_when(segmented: Synthetic) -> None:
+    features = segmented.features
+    parameters = KnnParameters(subject=resolve_subject(features, Subject()))
+    answer = ask(features, question(features, "knn", 1, parameters), lambda: evaluate_knn(features, parameters))
+    assert (answer.result["layer"], answer.result["on"]) == (2, "patches")
+    assert answer.result["feature_set"] == features.digest
+    assert answer.result["annotations"] == features.dataset.annotations_digest
+    assert answer.result["parameters"]["subject"]["seed"] == 0
+    age = datetime.now(UTC) - datetime.fromisoformat(answer.result["computed"])
+    assert timedelta(0) <= age < timedelta(minutes=5)
