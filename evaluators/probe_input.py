@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 from jaxtyping import Float, Int64, Integer, UInt
 
 from evaluators.feature_map import FeatureMap, standardising
@@ -150,14 +151,13 @@ class ProbeInput:
 
     @cached_property
     def _image_labels(self) -> Int64[np.ndarray, " rows"]:
-        labels = self.features.column("label")
-        return np.asarray([-1 if label is None else label for label in labels], dtype=np.int64)
+        labels = pc.fill_null(self.features.columns(["label"])["label"], -1)
+        return np.asarray(labels.to_numpy(), dtype=np.int64)
 
     def _split(self, subject: Subject) -> tuple[Any, Any, str, str]:
-        column = np.asarray([split or "" for split in self.features.column("split")])
         usable = self.features.valid & self._has_label()
-        there = sorted(set(column[usable].tolist()) - {""})
-        train = np.flatnonzero((column == subject.train_split) & usable)
+        there = [name for name in self.features.splits if name and (self.features.in_split(name) & usable).any()]
+        train = np.flatnonzero(self.features.in_split(subject.train_split) & usable)
         name = subject.train_split
         if subject.hold_out is not None and not there and name == DEFAULT_TRAIN_SPLIT:
             train, name = np.flatnonzero(usable), "all rows"
@@ -169,7 +169,7 @@ class ProbeInput:
             return train[kept], train[held], f"{name} without the held out", f"held out: {note}"
         wanted = [subject.test_split] if subject.test_split else list(_TEST_SPLITS)
         for name in wanted:
-            test = np.flatnonzero((column == name) & usable)
+            test = np.flatnonzero(self.features.in_split(name) & usable)
             if test.size and name != subject.train_split:
                 return train, test, subject.train_split, str(name)
         raise StoreError(
@@ -192,8 +192,7 @@ class ProbeInput:
 
     def _has_label(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
         if self.on == "patches":
-            masks = self.features.masks
-            return np.asarray([masks.has_mask(row) for row in range(self.features.spec.n_rows)], dtype=bool)
+            return self.features.masks.with_mask
         return self._image_labels >= 0
 
 

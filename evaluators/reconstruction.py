@@ -256,8 +256,7 @@ def views_to_decode(
     """
     split = parameters.split
     if split == "auto":
-        there = set(features.column("split"))
-        split = next((name for name in _TEST_SPLITS if name in there), None)
+        split = next((name for name in _TEST_SPLITS if name in features.splits), None)
     rows = features.rows_of_split(split)
     if not rows.size:
         raise StoreError(f"split {split!r} of {features.name} has no valid rows; name another with --split.")

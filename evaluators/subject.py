@@ -69,7 +69,7 @@ def _resolve_on(features: FeatureSet, on: On) -> On:
             f"{features.name} was extracted with a centre crop, so patches do not cover their masks; "
             "extract with --fit squash."
         )
-    if on != "patches" and not any(label is not None for label in features.column("label")):
+    if on != "patches" and features.columns(["label"])["label"].null_count == features.spec.n_rows:
         raise StoreError(f"dataset {dataset.name!r} has no image labels; use --on patches, or a dataset with labels.")
     return on
 

@@ -23,7 +23,7 @@ def evaluate_variance(features: FeatureSet, parameters: VarianceParameters) -> V
     features.require_complete()
     split = parameters.split
     if split == "auto":
-        split = "train" if "train" in features.column("split") else None
+        split = "train" if "train" in features.splits else None
     rows = features.rows_of_split(split)
     if not rows.size:
         raise StoreError(f"split {split!r} of {features.name} has no valid rows; name another with --split.")

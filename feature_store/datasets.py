@@ -3,9 +3,10 @@
 Labels, boxes and splits are columns of the manifest; masks stand beside it, see `masks`.
 """
 
-import io
+import mmap
+import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -160,9 +161,12 @@ def is_whole(root: ObjectRoot, dataset: StoredDataset) -> bool:
 
 
 def _write(root: ObjectRoot, dataset: StoredDataset, table: pa.Table, packer: MaskPacker) -> StoredDataset:
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
-    objects = [_put_part(root, dataset, MANIFEST_FILE, buffer.getbuffer())]
+    # By way of a file: the content of a manifest of millions of rows need not stand in memory beside its table.
+    with tempfile.TemporaryFile() as file:
+        pq.write_table(table, file, compression="zstd", write_page_checksum=True)
+        file.flush()
+        with closing(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)) as mapped, memoryview(mapped) as content:
+            objects = [_put_part(root, dataset, MANIFEST_FILE, content)]
     objects += [_put_part(root, dataset, f"{ANNOTATIONS}/{name}", content) for name, content in packer.objects()]
     written = replace(dataset, objects=tuple(objects))
     root.remove(f"{dataset.folder}/{layout.REMOVED_FILE}")  # whoever began a removal is overruled

@@ -8,13 +8,14 @@ changed must be noticed, not read as zeros.
 
 import tempfile
 import weakref
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from math import prod
 from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Int64, UInt8, UInt16
+from jaxtyping import Bool, Int64, UInt8, UInt16
 
 from feature_store.canonical import pretty_json
 from feature_store.errors import CorruptError, ManifestError, StoreNotFoundError
@@ -82,12 +83,16 @@ class MaskPacker:
         self._pending: list[UInt16[np.ndarray, " pixels"]] = []
         self._n_pending = 0
         self._n_values = 0
-        self._sizes: list[tuple[int, int]] = []
+        # Height and width of each row in turn, as numbers and not as objects: there may be millions of rows.
+        self._sizes = array("i")
 
     def append(self, mask: Mask | None) -> None:
         """Add the next row's mask; None for a row without one."""
-        content = np.empty((0, 0), dtype=np.uint16) if mask is None else checked_mask(mask).astype(np.uint16)
-        self._sizes.append((content.shape[0], content.shape[1]))
+        if mask is None:
+            self._sizes.extend((0, 0))
+            return
+        content = checked_mask(mask).astype(np.uint16)
+        self._sizes.extend(content.shape)
         self._pending.append(content.reshape(-1))
         self._n_pending += content.size
         self._n_values += content.size
@@ -118,7 +123,7 @@ class MaskPacker:
         self._spool.seek(0)
         for index, length in enumerate(self._lengths):
             yield f"{_VALUES}/c/{index}", self._spool.read(length)
-        sizes = np.asarray(self._sizes, dtype=np.int32).reshape(-1, 2)
+        sizes = np.array(self._sizes, dtype=np.int32).reshape(-1, 2)
         chunk_rows = min(max(len(sizes), 1), _CHUNK_ROWS)
         for index, start in enumerate(range(0, len(sizes), chunk_rows)):
             padded_sizes = np.zeros((chunk_rows, 2), dtype=np.int32)
@@ -158,6 +163,11 @@ class MaskReader:
     def has_mask(self, row: int) -> bool:
         """Whether the view has a mask."""
         return bool(self._offsets[row + 1] > self._offsets[row])
+
+    @property
+    def with_mask(self) -> Bool[np.ndarray, " rows"]:
+        """Whether each view has a mask."""
+        return np.diff(self._offsets) > 0
 
     @property
     def any_mask(self) -> bool:

@@ -6,6 +6,7 @@ from math import prod
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 from jaxtyping import Bool
 
 from feature_store import layout
@@ -175,8 +176,17 @@ class FeatureSet(RowQueries):
         """The valid rows of a split, ascending; of the whole feature set for None."""
         if split is None:
             return np.flatnonzero(self.valid)
-        belongs = np.asarray([value == split for value in self.column("split")], dtype=bool)
-        return np.flatnonzero(belongs & self.valid)
+        return np.flatnonzero(self.in_split(split) & self.valid)
+
+    def in_split(self, split: str) -> Bool[np.ndarray, " rows"]:
+        """Whether each row belongs to a split."""
+        belongs = pc.fill_null(pc.equal(self.columns(["split"])["split"], split), False)
+        return np.asarray(belongs.to_numpy(), dtype=bool)
+
+    @cached_property
+    def splits(self) -> tuple[str, ...]:
+        """The names of the splits that rows belong to, sorted."""
+        return tuple(sorted(pc.unique(self.columns(["split"])["split"]).drop_null().to_pylist()))
 
     def layer_number(self, layer: int | str) -> int:
         """A layer as a number: `last` is the highest that is stored.

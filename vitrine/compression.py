@@ -165,7 +165,7 @@ def _names(source: FeatureSet, request: CompressionRequest) -> list[tuple[int, T
 def _rows_to_fit_on(source: FeatureSet, split: str) -> tuple[np.ndarray[Any, np.dtype[np.int64]], str]:
     named: str | None = split
     if split == "auto":
-        named = "train" if "train" in source.column("split") else None
+        named = "train" if "train" in source.splits else None
     rows = source.rows_of_split(named)
     if not rows.size:
         raise StoreError(f"split {named!r} of {source.name} has no valid rows; name another with --split.")

@@ -134,6 +134,8 @@ def _compression(found: Any) -> dict[str, str]:
 
 
 def _print_record(record: dict[str, Any], found: Any) -> None:
+    import numpy as np
+
     from vitrine.output import assumed_pairs, print_pairs, print_table, size
 
     identity = record["identity"]
@@ -166,8 +168,11 @@ def _print_record(record: dict[str, Any], found: Any) -> None:
         },
     )
     if record["invalid_rows"]:
-        uris = found.column("uri")
-        rows = [(entry["row"], entry["reason"], uris[entry["row"]]) for entry in record["invalid_rows"][:50]]
+        from feature_store.query.rows import FeatureRows
+
+        shown = record["invalid_rows"][:50]
+        uris = FeatureRows(found, np.array([entry["row"] for entry in shown])).column("uri")
+        rows = [(entry["row"], entry["reason"], uri) for entry, uri in zip(shown, uris, strict=True)]
         print_table(f"rows without tokens ({len(record['invalid_rows'])})", ("row", "reason", "image"), rows)
 
 

@@ -3,7 +3,9 @@
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from feature_store.canonical import canonical_json
@@ -65,10 +67,20 @@ def assemble_dataset(
         for view in _cut(keyed, fact, options):
             _check_mask(root, view, fact, spec, options.rules, checked_masks)
             views.append(view)
-    table = manifest_table(views)
+    return with_findings(Dataset(spec=spec, table=manifest_table(views), root=root, rules=options.rules), facts)
+
+
+def with_findings(dataset: Dataset, facts: Mapping[str, ImageFacts] = MappingProxyType({})) -> Dataset:
+    """A dataset with what is noticed of its images and classes.
+
+    Args:
+        dataset: just made.
+        facts: of the images that were looked at, by their paths.
+    """
+    table = dataset.table
     unreadable = {uri for uri, fact in facts.items() if fact.code is not None}
-    findings = (*_unreadable(facts), *copies(table, unreadable), *classes_without_images(table, spec))
-    return Dataset(spec=spec, table=table, root=root, rules=options.rules, findings=findings)
+    found = (*_unreadable(facts), *copies(table, unreadable), *classes_without_images(table, dataset.spec))
+    return replace(dataset, findings=(*dataset.findings, *found))
 
 
 def _unreadable(facts: Mapping[str, ImageFacts]) -> tuple[Finding, ...]:

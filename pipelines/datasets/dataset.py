@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import Literal
 
@@ -110,6 +111,9 @@ class Dataset:
         """
         held: tuple[str, Mask] | None = None
         for batch in self.table.select(["mask_uri", "tile", "transform"]).to_batches(max_chunksize=_ROWS_PER_BATCH):
+            if batch["mask_uri"].null_count == batch.num_rows:
+                yield from repeat(None, batch.num_rows)
+                continue
             for row in batch.to_pylist():
                 uri = row["mask_uri"]
                 if uri is None:

@@ -5,15 +5,18 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any, Literal
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from feature_store.manifest import DatasetSpec
+from feature_store.manifest_order import ROWS_AT_ONCE, image_numbers
 
 FindingKind = Literal["passed_over", "unreadable", "copies", "class_without_images", "class_without_pixels"]
 MOST_NAMED = 1000
 _MOST_KINDS = 100
 _SHA256_LENGTH = 64
+_SHA256 = "^[0-9a-f]{64}$"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +58,8 @@ def copies(table: pa.Table, unreadable: Collection[str]) -> tuple[Finding, ...]:
         table: the manifest.
         unreadable: paths of images that cannot be read, such as empty files, which are alike and no pictures.
     """
-    of_images = table.select(["image_sha256", "uri", "split"]).group_by(["image_sha256", "uri"])
+    some = table.select(["image_sha256", "uri", "split"]).filter(pa.array(_perhaps_repeated(table)))
+    of_images = some.group_by(["image_sha256", "uri"])
     images = of_images.aggregate([("split", "min")])
     counts = images.group_by("image_sha256").aggregate([("uri", "count")])
     repeated = counts.filter(pc.greater(counts["uri_count"], 1))["image_sha256"]
@@ -72,6 +76,26 @@ def copies(table: pa.Table, unreadable: Collection[str]) -> tuple[Finding, ...]:
     detail = f"{pairs[0][1]['uri']!r} is {pairs[0][0]['uri']!r}" if pairs else ""
     detail += f"; {across} of them in another split than the one before" if across else ""
     return finding("copies", "images with the bytes of another", [other["uri"] for _, other in pairs], detail=detail)
+
+
+def _perhaps_repeated(table: pa.Table) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """The rows whose sha256 begins as that of another image does: few, so that grouping them takes little memory."""
+    begins = np.zeros(table.num_rows, dtype=np.uint64)
+    has_sha256 = np.zeros(table.num_rows, dtype=bool)
+    start = 0
+    for batch in table.select(["image_sha256"]).to_batches(max_chunksize=ROWS_AT_ONCE):
+        keys = batch["image_sha256"]
+        is_sha256 = pc.match_substring_regex(keys, _SHA256).to_numpy(zero_copy_only=False)
+        digits = "".join(pc.utf8_slice_codeunits(keys.filter(pa.array(is_sha256)), 0, 16).to_pylist())
+        rows = start + np.flatnonzero(is_sha256)
+        begins[rows] = np.frombuffer(bytes.fromhex(digits), dtype=">u8")
+        has_sha256[rows] = True
+        start += batch.num_rows
+    # Rows of one image stand together, and are no copies of each other.
+    numbers = image_numbers(table["uri"])
+    of_images = np.sort(begins[has_sha256 & (np.diff(numbers, prepend=-1) != 0)])
+    repeated = np.unique(of_images[1:][of_images[1:] == of_images[:-1]])
+    return has_sha256 & np.isin(begins, repeated)
 
 
 def classes_without_images(table: pa.Table, spec: DatasetSpec) -> tuple[Finding, ...]:

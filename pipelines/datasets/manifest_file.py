@@ -11,16 +11,27 @@ import pyarrow.parquet as pq
 
 from feature_store.errors import ManifestError
 from feature_store.manifest import MANIFEST_SCHEMA, DatasetSpec, check_ground_sample_distance, check_relative_uri
-from pipelines.datasets.assemble import Row, assemble_dataset, check_tile
+from feature_store.manifest_order import Columns, ordered_manifest, row_order, take_rows
+from pipelines.datasets.assemble import Row, assemble_dataset, check_tile, with_findings
 from pipelines.datasets.dataset import Dataset, DatasetOptions
 from pipelines.datasets.description import MAX_CLASSES, dataset_spec
 from pipelines.datasets.findings import finding
 from pipelines.datasets.labels import number_labels
+from pipelines.datasets.manifest_columns import (
+    keys_under,
+    needs_images,
+    repeated_view,
+    require_given_ids,
+    rows_of_first_images,
+    rows_to_look_at,
+    wrong_view_id,
+)
 from pipelines.datasets.scan import Progress, existing_folder
 from pipelines.datasets.text_table import MAX_FILE_BYTES, MAX_ROWS, MAX_TEXT, TEXT_SUFFIXES, read_text_table
 from pipelines.datasets.user_paths import plain_paths
 
 MAX_TABLE_BYTES = 8 << 30
+MAX_PARQUET_ROWS = 20_000_000
 _ROWS_PER_BATCH = 8192
 _VALUE_BYTES = 8
 CONTENT_KEY = re.compile(r"[0-9a-f]{64}|stat:[0-9]{1,20}-[0-9]{1,20}(@[0-9a-f]{16})?|uri:[0-9a-f]{64}")
@@ -56,14 +67,65 @@ def open_manifest_file(path: Path, options: DatasetOptions, progress: Progress |
             paths = plain_paths(table[column], (given_root.absolute(), root), place)
             table = table.set_column(table.column_names.index(column), column, paths)
     table, spec = _with_class_numbers(table, dataset_spec(path.parent, options), place)
-    rows: list[Row] = table.to_pylist()
-    check_rows(rows, place)
-    if options.tile is not None and any(row.get("tile") is not None for row in rows):
+    for index, row in rows_to_look_at(table, CONTENT_KEY.pattern):
+        _check_at(row, place(index))
+    if options.tile is not None and "tile" in table.column_names and table["tile"].null_count < table.num_rows:
         raise ManifestError(f"{path} has tiles of its own; leave out --tile {options.tile}, or the column 'tile'.")
-    dataset = assemble_dataset(root, rows, spec, options, progress)
-    check_views(dataset.table, {row["view_id"] for row in rows if row.get("view_id")})
+    columns = {name: table[name] for name in table.column_names}
+    del table  # the columns are taken apart from here on, so that memory holds each once
+    _arrange(columns, place, options)
+    if options.tile is None and not needs_images(columns):
+        dataset = with_findings(Dataset(spec=spec, table=_made_of(columns, root), root=root, rules=options.rules))
+    else:
+        dataset = _with_facts_of_images(root, columns, spec, options, progress)
     return replace(
         dataset, findings=(*finding("passed_over", "columns that no manifest has", others), *dataset.findings)
+    )
+
+
+def _arrange(columns: Columns, place: Callable[[int], str], options: DatasetOptions) -> None:
+    """Put a user's rows into their order, refuse a view that stands there twice, and keep those that are asked for."""
+    order = row_order(columns)
+    if order is not None:
+        take_rows(columns, order)
+    twice = repeated_view(columns)
+    if twice is not None:
+        before, index = (number if order is None else int(order[number]) for number in twice)
+        raise _stands_twice(columns["uri"][twice[0]].as_py(), place, index, before)
+    if options.limit_per_split is not None:
+        take_rows(columns, rows_of_first_images(columns, options.limit_per_split))
+
+
+def _made_of(columns: Columns, root: Path) -> pa.Table:
+    """The manifest, where every content key is given."""
+    columns["image_sha256"] = keys_under(root, columns["image_sha256"])
+    given = columns.pop("view_id", None)
+    table = ordered_manifest(columns)
+    if given is not None:
+        require_given_ids(given, table["view_id"])
+    return table
+
+
+def _with_facts_of_images(
+    root: Path, columns: Columns, spec: DatasetSpec, options: DatasetOptions, progress: Progress | None
+) -> Dataset:
+    """The dataset where images must be looked at, which costs far more than the dictionaries that rows become here."""
+    n_rows = len(columns["uri"])
+    if n_rows > MAX_ROWS:
+        raise ManifestError(
+            f"{n_rows} rows need their images looked at; at most {MAX_ROWS} may. State every image_sha256 and leave "
+            "out masks and --tile, or split the manifest."
+        )
+    rows: list[Row] = pa.table(columns).to_pylist()
+    dataset = assemble_dataset(root, rows, spec, replace(options, limit_per_split=None), progress)
+    check_views(dataset.table, {row["view_id"] for row in rows if row.get("view_id")})
+    return dataset
+
+
+def _stands_twice(uri: str, place: Callable[[int], str], index: int, before: int) -> ManifestError:
+    return ManifestError(
+        f"{place(index)}: a view of {uri!r} stands in the manifest twice, first in "
+        f"{place(before).rpartition(', ')[2]}; remove one of the rows."
     )
 
 
@@ -120,9 +182,9 @@ def _check_declared(path: Path) -> tuple[list[str], list[str]]:
     # Both, since repeated values take next to nothing in the file and their full width in memory.
     n_values = sum(group.column(index).num_values for group in groups for index in range(group.num_columns))
     size_bytes = max(sum(group.total_byte_size for group in groups), n_values * _VALUE_BYTES)
-    if metadata.num_rows > MAX_ROWS or size_bytes > MAX_TABLE_BYTES:
+    if metadata.num_rows > MAX_PARQUET_ROWS or size_bytes > MAX_TABLE_BYTES:
         raise ManifestError(
-            f"{path} declares {metadata.num_rows} rows and {size_bytes} bytes; at most {MAX_ROWS} rows and "
+            f"{path} declares {metadata.num_rows} rows and {size_bytes} bytes; at most {MAX_PARQUET_ROWS} rows and "
             f"{MAX_TABLE_BYTES} bytes are read. Split it."
         )
     if len(set(names)) != len(names):
@@ -195,11 +257,15 @@ def check_rows(rows: Sequence[Row], place: Callable[[int], str]) -> None:
             transform that cannot be, or a view that stands there twice, as far as the rows tell; names the place.
     """
     for index, row in enumerate(rows):
-        try:
-            _check_row(row)
-        except ManifestError as error:
-            raise ManifestError(f"{place(index)}: {error}") from error
+        _check_at(row, place(index))
     _check_once(rows, place)
+
+
+def _check_at(row: Row, place: str) -> None:
+    try:
+        _check_row(row)
+    except ManifestError as error:
+        raise ManifestError(f"{place}: {error}") from error
 
 
 def _check_row(row: Row) -> None:
@@ -229,10 +295,7 @@ def _check_once(rows: Sequence[Row], place: Callable[[int], str]) -> None:
         view = {name: row.get(name) for name in ("uri", "image_sha256", "tile", "transform")}
         before = first.setdefault(repr(view), index)
         if before != index:
-            raise ManifestError(
-                f"{place(index)}: a view of {row['uri']!r} stands in the manifest twice, first in "
-                f"{place(before).rpartition(', ')[2]}; remove one of the rows."
-            )
+            raise _stands_twice(row["uri"], place, index, before)
 
 
 def _with_class_numbers(
@@ -261,10 +324,7 @@ def check_views(table: pa.Table, given: set[str]) -> None:
     made = table["view_id"].to_pylist()
     wrong = given - set(made)
     if wrong:
-        raise ManifestError(
-            f"view_id {min(wrong)!r} is not that of its image, tile and transform; leave the column out, it is "
-            "computed."
-        )
+        raise wrong_view_id(min(wrong))
     keys = list(zip(table["uri"].to_pylist(), made, strict=True))
     if len(set(keys)) != len(keys):
         uri = next(key[0] for index, key in enumerate(keys) if index and keys[index - 1] == key)

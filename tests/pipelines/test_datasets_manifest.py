@@ -13,7 +13,8 @@ from PIL import Image
 from feature_store.errors import ManifestError
 from feature_store.manifest import MANIFEST_SCHEMA, views_digest
 from pipelines.datasets import Dataset, DatasetOptions, open_dataset
-from pipelines.datasets.text_table import MAX_ROWS, MAX_TEXT
+from pipelines.datasets.manifest_file import MAX_PARQUET_ROWS
+from pipelines.datasets.text_table import MAX_TEXT
 
 RANDOM = np.random.default_rng(3)
 KEY = "0" * 64
@@ -200,7 +201,7 @@ def test_other_files_are_refused(folder: Path, content: bytes) -> None:
 
 def test_too_many_rows_are_refused_before_they_are_read(folder: Path) -> None:
     # One text in a dictionary: a file of some kilobytes that would become gigabytes of rows.
-    uris = pa.DictionaryArray.from_arrays(pa.array(np.zeros(MAX_ROWS + 1, np.int32)), pa.array(["a.png"]))
-    pq.write_table(pa.table({"uri": uris}), folder / "views.parquet", row_group_size=MAX_ROWS + 1)
-    with pytest.raises(ManifestError, match=f"declares {MAX_ROWS + 1} rows"):
+    uris = pa.DictionaryArray.from_arrays(pa.array(np.zeros(MAX_PARQUET_ROWS + 1, np.int32)), pa.array(["a.png"]))
+    pq.write_table(pa.table({"uri": uris}), folder / "views.parquet", row_group_size=MAX_PARQUET_ROWS + 1)
+    with pytest.raises(ManifestError, match=f"declares {MAX_PARQUET_ROWS + 1} rows"):
         open_dataset(f"manifest:{folder / 'views.parquet'}")
