@@ -18,6 +18,8 @@ Buffer = bytes | memoryview
 _WRITE_ATTEMPTS = 5
 # EIO: the kernel has dropped the pages, so only a new file helps. ENOENT: somebody removed the file or its folder.
 _WORTH_ANOTHER_FILE = {errno.EIO, errno.ENOENT}
+# Another file system, one without links, a file of somebody else's, or one with as many names as a file may have.
+_LINKS_UNSUPPORTED = {errno.EXDEV, errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK}
 _LOCKS_UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 _durable_folders: set[Path] = set()
 _PIECE_BYTES = 8 << 20
@@ -61,7 +63,7 @@ def write_file(place: Path, parts: Sequence[Buffer], *, root: Path, replace: boo
 
 
 def _write_once(place: Path, parts: Sequence[Buffer], *, replace: bool) -> bool:
-    partial = place.with_name(f".{place.name}.{uuid.uuid4().hex}{PARTIAL_SUFFIX}")
+    partial = _partial_of(place)
     try:
         with partial.open("xb", buffering=0) as file:
             _lock(file.fileno())
@@ -82,6 +84,48 @@ def _write_once(place: Path, parts: Sequence[Buffer], *, replace: bool) -> bool:
     finally:
         partial.unlink(missing_ok=True)
     return True
+
+
+def _partial_of(place: Path) -> Path:
+    """A name of its own beside a place, for what is not finished."""
+    return place.with_name(f".{place.name}.{uuid.uuid4().hex}{PARTIAL_SUFFIX}")
+
+
+def link_file(source: Path, place: Path, *, root: Path) -> bool:
+    """Give a file a second name, over any other file of that name, and return when the name will survive a crash.
+
+    Args:
+        source: the file.
+        place: the new name, under `root`.
+        root: folders from here down are made and synced as needed.
+
+    Returns:
+        False where the file system or the file allows no second name.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        OSError: the disk is full, failing or forbidden.
+    """
+    for attempt in range(1, _WRITE_ATTEMPTS + 1):
+        partial = _partial_of(place)
+        try:
+            make_folder(place.parent, root=root)
+            with source.open("rb", buffering=0) as file:
+                _lock(file.fileno())  # so that no sweeper takes the name for a dead writer's
+                os.link(source, partial)
+                partial.rename(place)
+            sync_folder(place.parent)
+            return True
+        except OSError as error:
+            if error.errno in _LINKS_UNSUPPORTED:
+                return False
+            if error.errno != errno.ENOENT or attempt == _WRITE_ATTEMPTS or not source.exists():
+                raise
+            _durable_folders.clear()
+        finally:
+            # A rename between two names of one file does nothing, and leaves both.
+            partial.unlink(missing_ok=True)
+    raise AssertionError("unreachable")
 
 
 def _begin_write_back(descriptor: int, n_bytes: int) -> None:

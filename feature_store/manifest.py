@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from jaxtyping import Bool
 
 from feature_store.canonical import digest_of
 from feature_store.errors import ManifestError
@@ -53,6 +54,8 @@ MAX_OBJECTS_PER_VIEW = 100_000
 MAX_URI_BYTES = 4096
 # The Earth's radius; larger ones would also leave the range of float32.
 MAX_GROUND_SAMPLE_DISTANCE_M = 6.4e6
+# What the content key of a view begins with that a grown dataset has no more: its row stays, and is invalid.
+REMOVED = "removed:"
 _ROWS_PER_UPDATE = 8192
 _SHOWN_CHARACTERS = 200
 # Begins with a slash, a dot or a scheme, holds two dots, or is empty.
@@ -205,7 +208,7 @@ def check_manifest(table: pa.Table) -> None:
 def _check_one_key(table: pa.Table) -> None:
     """Refuse a file of which two rows say different content: at most one of them can be true."""
     # The place of a view that is gone speaks of an earlier content of the file.
-    removed = pc.starts_with(table["image_sha256"], "removed:")
+    removed = pc.starts_with(table["image_sha256"], REMOVED)
     present = table.select(["uri", "image_sha256"])
     present = present.filter(pc.invert(removed)) if pc.any(removed).as_py() else present
     if _rows_of_files_agree(present["uri"], present["image_sha256"]):
@@ -290,6 +293,12 @@ def check_ground_sample_distance(distance_m: float) -> None:
             f"ground_sample_distance_m {distance_m}: write the metres of ground a pixel, above 0 and at most "
             f"{MAX_GROUND_SAMPLE_DISTANCE_M:g}, or leave it empty where nobody knows."
         )
+
+
+def removed_rows(table: pa.Table) -> Bool[np.ndarray, " rows"]:
+    """Which rows are only the places of views that a grown dataset has no more."""
+    found: np.ndarray[Any, Any] = pc.starts_with(table["image_sha256"], REMOVED).to_numpy()
+    return found.astype(bool)
 
 
 def views_digest(table: pa.Table) -> str:

@@ -14,6 +14,12 @@ from feature_store.layout import dataset_of
 RunTimes = Callable[[], Mapping[str, str]]
 
 
+def chain_position(identity: Identity) -> tuple[str, int]:
+    """The chain that a feature set's dataset belongs to, and its place in it."""
+    grown = identity.grown_from
+    return (identity.views_digest, 0) if grown is None else (grown.origin, grown.generation)
+
+
 def newest_first(specs: Mapping[str, FeatureSetSpec], run_times: RunTimes) -> list[str]:
     """The names, newest first.
 
@@ -21,7 +27,7 @@ def newest_first(specs: Mapping[str, FeatureSetSpec], run_times: RunTimes) -> li
         specs: the record of each feature set, by its name.
         run_times: gives the id of the latest run of each feature set, which sorts by time.
     """
-    positions = {name: _position(spec.identity) for name, spec in specs.items()}
+    positions = {name: chain_position(spec.identity) for name, spec in specs.items()}
     chains = {origin for origin, _ in positions.values()}
     if len(chains) == 1 and len(set(positions.values())) == len(positions):
         return sorted(positions, key=lambda name: positions[name], reverse=True)
@@ -50,9 +56,3 @@ def differ_by_age_alone(specs: Mapping[str, FeatureSetSpec]) -> bool:
     dtypes = {spec.identity.storage_dtype for spec in specs.values()}
     views = {spec.identity.views_digest for spec in specs.values()}
     return len(kinds) == len(dtypes) == 1 and len(views) == len(specs)
-
-
-def _position(identity: Identity) -> tuple[str, int]:
-    """The chain that a feature set's dataset belongs to, and its place in it."""
-    grown = identity.grown_from
-    return (identity.views_digest, 0) if grown is None else (grown.origin, grown.generation)

@@ -19,6 +19,7 @@ import numpy as np
 
 from feature_store.durable_files import (
     Buffer,
+    link_file,
     make_folder,
     remove_empty_folders,
     share,
@@ -118,6 +119,17 @@ class ObjectRoot:
     def sizes(self, folders: Sequence[str]) -> dict[str, int]:
         """The size in bytes of every object under these folders, by path: one listing a folder, whatever it holds."""
         return dict(chain.from_iterable(self.side_by_side(lambda folder: list(self.walk(folder)), folders)))
+
+    def share(self, path: str, to: str) -> None:
+        """Let an object stand under a second name too, over any other of that name, as durably as after `put`.
+
+        On a local disk both names lead to one file; an object store copies the object by itself. Where neither is
+        possible, it is read and put.
+
+        Raises:
+            StoreNotFoundError: there is no such object.
+        """
+        self.put(to, [self.read(path)])
 
     def sweep_partials(self, folder: str, *, recursive: bool = True) -> int:
         """Remove what killed writers left under `folder`, and say how many; a live writer's file is left alone."""
@@ -279,6 +291,18 @@ class LocalRoot(ObjectRoot):
     def put_new(self, path: str, data: bytes) -> bool:
         """See `ObjectRoot.put_new`."""
         return write_file(self.local_path(path), [data], root=self._root, replace=False)
+
+    def share(self, path: str, to: str) -> None:
+        """See `ObjectRoot.share`."""
+        source = self.local_path(path)
+        if self.size_bytes(path) is None or source.is_symlink():
+            raise self.not_found(path)
+        try:
+            linked = link_file(source, self.local_path(to), root=self._root)
+        except FileNotFoundError as error:
+            raise self.not_found(path) from error
+        if not linked:
+            super().share(path, to)
 
     def sweep_partials(self, folder: str, *, recursive: bool = True) -> int:
         """See `ObjectRoot.sweep_partials`."""

@@ -7,6 +7,9 @@ from typing import Any
 
 from feature_store.records import Fields
 
+# The reason code of a row that is only the place of a view that a grown dataset has no more: nothing went wrong.
+REMOVED_ROW = "removed"
+
 
 @dataclass(frozen=True, kw_only=True)
 class StoredObject:

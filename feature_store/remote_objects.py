@@ -210,6 +210,15 @@ class RemoteRoot(ObjectRoot):
 
         return self._call(f"write {path}", attempt)
 
+    def share(self, path: str, to: str) -> None:
+        """See `ObjectRoot.share`; the storage copies by itself where fsspec can ask it to."""
+        try:
+            self._call(f"write {to}", lambda: self._filesystem.cp_file(self._fresh(path), self._full(to)))
+        except FileNotFoundError as error:
+            raise self.not_found(path) from error
+        except NotImplementedError:
+            super().share(path, to)
+
     def sweep_partials(self, folder: str, *, recursive: bool = True) -> int:
         """0: an object store shows no half-written object."""
         return 0
@@ -232,10 +241,7 @@ class RemoteRoot(ObjectRoot):
 
     def move(self, path: str, to: str) -> None:
         """See `ObjectRoot.move`; a copy, then a removal."""
-        try:
-            self._call(f"write {to}", lambda: self._filesystem.cp_file(self._fresh(path), self._full(to)))
-        except FileNotFoundError as error:
-            raise self.not_found(path) from error
+        self.share(path, to)
         self.remove(path)
 
     def zarr_store(self, path: str) -> Any:

@@ -64,16 +64,17 @@ class FeatureStore:
         except CorruptError:
             return False  # a link that leads out of the store: for `verify` to name, and in nobody else's way
 
-    def readable(self, *, partial: bool = False) -> tuple[list[FeatureSet], dict[str, CorruptError]]:
+    def readable(self, *, dataset: str = "", partial: bool = False) -> tuple[list[FeatureSet], dict[str, CorruptError]]:
         """Every feature set, each record read once, side by side.
 
         Args:
+            dataset: those of this dataset alone, with or without the digits of its views; empty for all.
             partial: as for `features`.
 
         Returns:
             The feature sets by name, and by name what is wrong with each of which the record cannot be read.
         """
-        opened = self.root.side_by_side(lambda name: self._opened(name, partial=partial), self._listed())
+        opened = self.root.side_by_side(lambda name: self._opened(name, partial=partial), self._listed(dataset))
         found = [each for each in opened if isinstance(each, FeatureSet)]
         return found, {each[0]: each[1] for each in opened if isinstance(each, tuple)}
 

@@ -24,9 +24,10 @@ class Cost:
 
     Attributes:
         rows: still to compute.
-        reused: rows still to copy from other feature sets.
+        reused: rows still to take from other feature sets.
+        linked: of these, and of rows that are invalid there too, how many are in whole shards that need not be written.
         shards: still to commit.
-        stored_bytes: rows computed and copied will take.
+        stored_bytes: rows computed and copied will take; those of linked shards take nothing.
         free_bytes: on the store's disk, or None where that cannot be asked.
         worker_bytes: memory of one worker: with the model loaded and one batch run where `calibrated`, else estimated.
         seconds: of decoding and of the forward passes, from one timed batch; the start of the workers comes on top.
@@ -42,6 +43,7 @@ class Cost:
     seconds: float | None
     calibrated: bool = True
     reused: int = 0
+    linked: int = 0
 
 
 def estimate_cost(prepared: Prepared, *, workers: int = 1, calibrate: bool = True) -> Cost:
@@ -61,9 +63,10 @@ def estimate_cost(prepared: Prepared, *, workers: int = 1, calibrate: bool = Tru
         seconds = _seconds_per_batch(prepared) * n_batches / workers
     return Cost(
         rows=sum(prepared.computed),
-        reused=rows - sum(prepared.computed),
+        reused=rows - sum(prepared.computed) - sum(prepared.removed),
+        linked=sum(prepared.linked),
         shards=len(prepared.missing),
-        stored_bytes=rows * row_bytes(plan.spec),
+        stored_bytes=(rows - sum(prepared.linked)) * row_bytes(plan.spec),
         free_bytes=free_bytes(prepared.root),
         worker_bytes=_resident_bytes() if calibrate else estimated_worker_bytes(plan),
         seconds=seconds,

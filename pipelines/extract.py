@@ -5,7 +5,7 @@ It may be repeated, killed at any instant and run beside itself: the shard's byt
 
 import contextlib
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,11 @@ from jaxtyping import Int64
 from feature_store import InvalidRow, Receipt, Shard, TokenKind, read_dataset, read_manifest, write_shard
 from feature_store.arrays import token_layout, token_names
 from feature_store.canonical import canonical_json
-from feature_store.errors import StorageError
+from feature_store.errors import CorruptError, StorageError, StoreNotFoundError
+from feature_store.linking import link_shard
+from feature_store.manifest import removed_rows
+from feature_store.objects import ObjectRoot
+from feature_store.receipts import REMOVED_ROW
 from feature_store.roots import process_root
 from pipelines.backbones import Backbone, BackboneRequest, load_backbone
 from pipelines.backbones.held_weights import WeightsChangedError
@@ -61,30 +65,67 @@ def extract_shard(plan: ExtractionPlan, shard: Shard, *, meter: Meter | None = N
     _check_stop()
     meter = meter or Meter()
     with meter.shard(shard.index):
-        manifest = cached_manifest(plan.store, plan.dataset_folder)
-        tokens = _zeros(plan, shard)
-        places = _copy_and_name_the_rest(plan, shard, tokens, meter)
-        invalid = compute_rows(plan, shard, places, tokens, manifest, meter) if places.size else []
-        with meter.stage("write"):
-            return _commit(plan, shard, tokens, invalid)
+        work = _ShardWork(plan, shard, meter)
+        return work.link() or work.fill()
 
 
-def _zeros(plan: ExtractionPlan, shard: Shard) -> ShardTokens:
-    return {
-        (layer, kind): np.zeros((shard.n_rows, *plan.spec.row_shape(kind)), dtype=token_layout(plan.spec, kind).dtype)
-        for layer, kind in token_names(plan.spec)
-    }
+class _ShardWork:
+    """One shard in the making: its tokens, and the invalid rows that are known so far."""
 
+    def __init__(self, plan: ExtractionPlan, shard: Shard, meter: Meter) -> None:
+        self._plan, self._shard, self._meter = plan, shard, meter
+        self._manifest = cached_manifest(plan.store, plan.dataset_folder)
+        self._rows = row_map(plan.store, plan.dataset_folder, plan.sources) if plan.sources else None
+        self._tokens = {
+            (layer, kind): np.zeros(
+                (shard.n_rows, *plan.spec.row_shape(kind)), dtype=token_layout(plan.spec, kind).dtype
+            )
+            for layer, kind in token_names(plan.spec)
+        }
+        gone = removed_rows(self._manifest.slice(shard.start, shard.n_rows))
+        self._invalid = [InvalidRow(row=shard.start + int(place), reason=REMOVED_ROW) for place in np.flatnonzero(gone)]
+        # Places in the shard that are neither known to be invalid nor filled.
+        self._open: Places = np.flatnonzero(~gone)
 
-def _copy_and_name_the_rest(plan: ExtractionPlan, shard: Shard, tokens: ShardTokens, meter: Meter) -> Places:
-    """Copy what the plan's sources have; the places of the shard that are left to compute, ascending."""
-    places = np.arange(shard.n_rows)
-    if not plan.sources:
-        return places
-    with meter.stage("copy"):
-        copied = copy_rows(row_map(plan.store, plan.dataset_folder, plan.sources), shard, tokens)
-    meter.add_reused(len(copied))
-    return np.setdiff1d(places, copied, assume_unique=True)
+    def link(self) -> Receipt | None:
+        """Commit the shard as that of a source which holds the same, if one does; else None, with nothing committed."""
+        twin = None if self._rows is None else self._rows.twin(self._plan.spec, self._shard)
+        if twin is None:
+            return None
+        theirs = twin.receipts[self._shard.index]
+        # Rows without tokens there are tried again: what could not be read may be readable by now.
+        places = np.asarray([entry.row - self._shard.start for entry in theirs.invalid], dtype=np.int64)
+        self._compute(np.intersect1d(places, self._open))
+        if tuple(self._invalid) != theirs.invalid:
+            return None
+        try:
+            with self._meter.stage("copy"):
+                link = functools.partial(link_shard, twin, self._plan.folder, self._plan.spec, self._shard)
+                receipt = _commit(twin.root, link)
+        except (CorruptError, StoreNotFoundError):
+            return None  # damaged or gone: copied or computed, as every other shard is
+        self._meter.add_reused(len(self._open))
+        return receipt
+
+    def fill(self) -> Receipt:
+        """Copy what the plan's sources have, compute the rest, and commit the shard."""
+        if self._rows is not None:
+            with self._meter.stage("copy"):
+                copied = copy_rows(self._rows, self._shard, self._tokens)
+            self._meter.add_reused(len(copied))
+            self._open = np.setdiff1d(self._open, copied, assume_unique=True)
+        self._compute(self._open)
+        plan, root = self._plan, process_root(self._plan.store)
+        with self._meter.stage("write"):
+            return _commit(
+                root, lambda: write_shard(root, plan.folder, plan.spec, self._shard, self._tokens, self._invalid)
+            )
+
+    def _compute(self, places: Places) -> None:
+        if places.size:
+            found = compute_rows(self._plan, self._shard, places, self._tokens, self._manifest, self._meter)
+            self._invalid = sorted([*self._invalid, *found], key=lambda entry: entry.row)
+            self._open = np.setdiff1d(self._open, places, assume_unique=True)
 
 
 def compute_rows(
@@ -122,10 +163,9 @@ def _check_stop() -> None:
         raise StopRequestedError("asked to stop between two batches")
 
 
-def _commit(plan: ExtractionPlan, shard: Shard, tokens: ShardTokens, invalid: list[InvalidRow]) -> Receipt:
-    root = process_root(plan.store)
+def _commit(root: ObjectRoot, write: Callable[[], Receipt]) -> Receipt:
     try:
-        return with_retries(lambda: write_shard(root, plan.folder, plan.spec, shard, tokens, invalid))
+        return with_retries(write)
     except StorageError as error:
         if error.errno not in HOPELESS_ERRORS:
             raise

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pipelines.backbones import Backbone
 
 DEFAULT_BATCH_SIZE = {"cpu": 16, "cuda": 128}
+ORDERS = ("grown", "uri")
 
 
 class PlanError(ValueError):
@@ -44,6 +45,8 @@ class ExtractionSettings:
         storage_dtype: `float16` or `float32`.
         batch_size: views of one forward pass; None for the device's default, or what the feature set already has.
         rows_per_shard: None for a size that writes well and loses little.
+        order: of the rows: `grown`, where a feature set of the same dataset and recipe in the store keeps its rows, or
+            `uri`, as of a fresh dataset.
     """
 
     layers: tuple[int | str, ...] = ("last",)
@@ -51,6 +54,7 @@ class ExtractionSettings:
     storage_dtype: str = "float16"
     batch_size: int | None = None
     rows_per_shard: int | None = None
+    order: str = "grown"
 
     def __post_init__(self) -> None:
         for layer in self.layers:
@@ -62,6 +66,8 @@ class ExtractionSettings:
             raise PlanError(f"token kinds {unknown or 'none'}: choose among {', '.join(TOKEN_KINDS)}.")
         if self.storage_dtype not in STORAGE_DTYPES:
             raise PlanError(f"storage dtype {self.storage_dtype!r}: choose among {', '.join(STORAGE_DTYPES)}.")
+        if self.order not in ORDERS:
+            raise PlanError(f"order {self.order!r}: choose among {', '.join(ORDERS)}.")
         for name in ("batch_size", "rows_per_shard"):
             value = getattr(self, name)
             if value is not None and value < 1:

@@ -17,6 +17,8 @@ from jaxtyping import Int64
 
 from feature_store import FeatureSet, Shard, StoredDataset, StoreError, TokenKind, read_dataset, read_manifest
 from feature_store.identity import FeatureSetSpec
+from feature_store.manifest import REMOVED, removed_rows
+from feature_store.newest import chain_position
 from feature_store.objects import ObjectRoot
 from feature_store.roots import process_root
 from feature_store.runs import RunHistory
@@ -26,6 +28,7 @@ from pipelines.stat_key import STAT
 
 _KEY_COLUMNS = ["view_id", "image_sha256", "uri", "ground_sample_distance_m"]
 _COMPUTED = -1
+_REMOVED = -2
 RowNumbers = Int64[np.ndarray, " rows"]
 
 
@@ -50,7 +53,8 @@ class RowMap:
 
     Attributes:
         sources: the feature sets.
-        source: of each row, an index into `sources`; -1 for a row that must be computed.
+        source: of each row, an index into `sources`; -1 for a row that must be computed, -2 for one that is only the
+            place of a view that the dataset has no more.
         row: of each row, its number in that source.
     """
 
@@ -59,17 +63,60 @@ class RowMap:
     row: RowNumbers
 
     def count(self, shards: Sequence[Shard]) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """How many rows of these shards each source gives; last, how many must be computed."""
-        counts = np.zeros(len(self.sources) + 1, dtype=np.int64)
+        """How many rows of these shards each source gives."""
+        counts = np.zeros(len(self.sources), dtype=np.int64)
         for shard in shards:
-            # -1 counts at the end.
-            np.add.at(counts, self.source[shard.start : shard.stop], 1)
+            source = self.source[shard.start : shard.stop]
+            np.add.at(counts, source[source >= 0], 1)
         return counts
 
     def n_computed(self, shard: Shard, *, n_sources: int) -> int:
         """How many rows of a shard must be computed when only the first of the sources are copied from."""
         source = self.source[shard.start : shard.stop]
         return int(((source == _COMPUTED) | (source >= n_sources)).sum())
+
+    def n_removed(self, shard: Shard) -> int:
+        """How many rows of a shard are only the places of views that are gone."""
+        return int((self.source[shard.start : shard.stop] == _REMOVED).sum())
+
+    def twin(self, spec: FeatureSetSpec, shard: Shard) -> FeatureSet | None:
+        """The source whose shard of this number has the same valid rows at the same places, if one has.
+
+        The bytes are the same when the other rows are invalid for the same reasons; whether they are is for the caller
+        to find out, since an unreadable image may be readable by now.
+        """
+        source, row = self.source[shard.start : shard.stop], self.row[shard.start : shard.stop]
+        valid = source >= 0
+        numbers = np.unique(source[valid])
+        if len(numbers) != 1:
+            return None
+        features = self.sources[numbers[0]]
+        same_cut = features.spec.rows_per_shard == spec.rows_per_shard and (
+            features.shards[shard.index : shard.index + 1] == (shard,)
+        )
+        same_dtype = features.spec.identity.storage_dtype == spec.identity.storage_dtype
+        if not same_cut or not same_dtype or (row[valid] != shard.start + np.flatnonzero(valid)).any():
+            return None
+        their_invalid = [entry.row - shard.start for entry in features.receipts[shard.index].invalid]
+        return features if their_invalid == np.flatnonzero(~valid).tolist() else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reuse:
+    """What of the missing shards stands in the store already.
+
+    Attributes:
+        sources: feature sets that give rows, those of another environment with the difference, and only for rows that
+            no other has.
+        computed: of each missing shard, how many rows no source gives that may be copied from.
+        removed: of each missing shard, how many rows are only the places of views that are gone.
+        linked: of each missing shard, how many rows need not be written, since a source has the same shard.
+    """
+
+    sources: tuple[Source, ...] = ()
+    computed: tuple[int, ...] = ()
+    removed: tuple[int, ...] = ()
+    linked: tuple[int, ...] = ()
 
 
 def find_sources(
@@ -79,7 +126,8 @@ def find_sources(
     missing: Sequence[Shard],
     *,
     environment: dict[str, str] | None,
-) -> tuple[tuple[Source, ...], tuple[int, ...]]:
+    predecessor: str | None = None,
+) -> Reuse:
     """The feature sets of the store that have rows of the missing shards, and how much is left to compute.
 
     Args:
@@ -88,28 +136,46 @@ def find_sources(
         spec: of the new feature set.
         missing: the shards to commit.
         environment: that sources must have been made in; None to allow any.
-
-    Returns:
-        Sources that give rows, those of another environment with the difference, and only for rows that no other has;
-        and of each missing shard, how many rows no source gives that may be copied from.
+        predecessor: the name of the feature set that this one grew out of, which is asked first.
     """
     allowed: list[tuple[FeatureSet, str | None]] = []
     refused: list[tuple[FeatureSet, str | None]] = []
-    candidates = _candidates(others, spec)
+    # Stable: the predecessor first, then the others as they come.
+    candidates = sorted(_candidates(others, spec), key=lambda features: features.name != predecessor)
     history = RunHistory(candidates[0].root) if candidates and environment is not None else None
+    grown_out_of: tuple[str, int] | None = None
     for features in candidates:
+        if grown_out_of is not None and _is_before(features, grown_out_of):
+            continue  # it has nothing that the predecessor does not have, and its manifest need not be read
         difference = None if history is None else _difference(history, features, environment or {})
         (allowed if difference is None else refused).append((features, difference))
+        if features.name == predecessor and difference is None:
+            grown_out_of = chain_position(features.spec.identity)
     ranked = [*allowed, *refused]
-    if not ranked:
-        return (), tuple(shard.n_rows for shard in missing)
     rows = _map_rows(manifest, [features for features, _ in ranked])
-    sources = tuple(
-        Source(name=features.name, rows=int(n_rows), refused=difference)
-        for (features, difference), n_rows in zip(ranked, rows.count(missing), strict=False)
-        if n_rows
+    return Reuse(
+        sources=tuple(
+            Source(name=features.name, rows=int(n_rows), refused=difference)
+            for (features, difference), n_rows in zip(ranked, rows.count(missing), strict=True)
+            if n_rows
+        ),
+        computed=tuple(rows.n_computed(shard, n_sources=len(allowed)) for shard in missing),
+        removed=tuple(rows.n_removed(shard) for shard in missing),
+        linked=tuple(_linked_rows(rows, spec, shard, len(allowed)) for shard in missing),
     )
-    return sources, tuple(rows.n_computed(shard, n_sources=len(allowed)) for shard in missing)
+
+
+def _is_before(features: FeatureSet, position: tuple[str, int]) -> bool:
+    """Whether a feature set is of an earlier state of the chain of datasets that this position is in."""
+    origin, generation = chain_position(features.spec.identity)
+    return origin == position[0] and generation < position[1]
+
+
+def _linked_rows(rows: RowMap, spec: FeatureSetSpec, shard: Shard, n_sources: int) -> int:
+    """The rows of a shard that need not be written, as far as can be said before images are looked at."""
+    if rows.n_computed(shard, n_sources=n_sources):
+        return 0
+    return 0 if rows.twin(spec, shard) is None else shard.n_rows
 
 
 def _difference(history: RunHistory, features: FeatureSet, environment: dict[str, str]) -> str | None:
@@ -162,15 +228,15 @@ def row_map(store: str, dataset_folder: str, sources: tuple[str, ...]) -> RowMap
 
 def _map_rows(manifest: pa.Table, sources: Sequence[FeatureSet]) -> RowMap:
     """Each row from the first source that has it, valid."""
-    source = np.full(manifest.num_rows, _COMPUTED, dtype=np.int64)
+    source = np.where(removed_rows(manifest), _REMOVED, _COMPUTED)
     row = np.zeros(manifest.num_rows, dtype=np.int64)
-    keys = _keys(manifest)
+    keys = view_keys(manifest)
     for number, features in enumerate(sources):
         wanted, valid = np.flatnonzero(source == _COMPUTED), np.flatnonzero(features.valid)
         if not wanted.size:
             break
         try:
-            theirs = _keys(_key_columns(features.root, features.dataset)).take(pa.array(valid))
+            theirs = view_keys(_key_columns(features.root, features.dataset)).take(pa.array(valid))
         except StoreError:
             theirs = pa.array([], pa.string())  # without its manifest nobody knows what its rows are
         found = pc.index_in(keys.take(pa.array(wanted)), value_set=theirs)
@@ -184,15 +250,16 @@ def _key_columns(root: ObjectRoot, dataset: StoredDataset) -> pa.Table:
     return read_manifest(root, dataset, _KEY_COLUMNS)
 
 
-def _keys(manifest: pa.Table) -> pa.Array:
-    """What decides the pixels of each view, as one text."""
+def view_keys(manifest: pa.Table) -> pa.Array:
+    """What decides the pixels of each view, as one text; of a removed row, what decided them."""
     table = manifest.select(_KEY_COLUMNS).combine_chunks()
     # Size and time are a key of one file only; a digest is one of content, whatever the file is called.
-    by_file = pc.starts_with(table["image_sha256"], STAT)
+    content = pc.replace_substring_regex(table["image_sha256"], f"^{REMOVED}", "")
+    by_file = pc.starts_with(content, STAT)
     place = pc.if_else(by_file, table["uri"], "")
     distance = pc.fill_null(pc.cast(table["ground_sample_distance_m"], pa.string()), "")
     # The content key follows from the view's id, unless a manifest lies; then only rows of the same lie meet.
-    keys = pc.binary_join_element_wise(table["view_id"], table["image_sha256"], distance, place, "\n")
+    keys = pc.binary_join_element_wise(table["view_id"], content, distance, place, "\n")
     return keys.combine_chunks() if isinstance(keys, pa.ChunkedArray) else keys
 
 

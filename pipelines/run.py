@@ -47,6 +47,7 @@ from pipelines.datasets import Dataset, Finding, classes_without_pixels
 from pipelines.environment import current_environment, require_same_environment
 from pipelines.extract import cached_manifest, planned_backbone
 from pipelines.failures import ShardFailure
+from pipelines.growing import Grown, fresh_spec, grow_dataset, with_growth
 from pipelines.meter import STAGES, read_counts, read_shard_times
 from pipelines.plan import (
     ExtractionPlan,
@@ -57,7 +58,7 @@ from pipelines.plan import (
     view_columns,
     with_stored_shape,
 )
-from pipelines.reuse import Source, find_sources
+from pipelines.reuse import Reuse, Source, find_sources
 from pipelines.stopping import stopping_on_signals
 
 
@@ -111,7 +112,9 @@ class Prepared:
         receipts: of the shards that stand, by index.
         staged: the dataset, to be registered before anything is computed; None where it stands in the store already.
         done_as: the name of a complete feature set that holds everything asked for, or None.
-        computed: of each missing shard, how many rows no source gives.
+        computed, removed, linked: of each missing shard, how many rows no source gives, how many are only the places of
+            views that are gone, and how many need not be written; see `reuse.Reuse`.
+        grown: how the dataset came to the order of its rows.
         manifest: of the dataset, its columns that decide pixels.
         sources: feature sets that have rows of the missing shards.
         findings: what the dataset's adapter noticed, and the classes that no pixel has.
@@ -128,6 +131,9 @@ class Prepared:
     staged: StagedDataset | None
     done_as: str | None
     sources: tuple[Source, ...] = ()
+    removed: tuple[int, ...] = ()
+    linked: tuple[int, ...] = ()
+    grown: Grown | None = None
     findings: tuple[Finding, ...] = ()
 
     @property
@@ -168,11 +174,14 @@ def prepare_extraction(
     backbone = describe_backbone(request)
     require_possible(backbone, settings)
     root = look_at_store(store) if dry_run else _entered(store)
+    grown = grow_dataset(root, dataset, fresh_spec(dataset, backbone, settings, kernel), settings)
+    dataset = grown.dataset
     seen: set[int] = set()
     content = dataset.spec, dataset.table, dataset.iter_masks(seen)
     staged = None if dry_run else stage_dataset(*content)
     stored = describe_dataset(*content) if staged is None else staged.described
     spec = feature_set_spec(stored, backbone, settings, attention_kernel=kernel, max_pixels=dataset.rules.max_pixels)
+    spec = with_growth(spec, grown)
     folder = feature_set_folder(stored.spec.name, spec)
     if root.exists(f"{folder}/{FEATURE_SET_FILE}"):
         spec = with_stored_shape(spec, read_spec(root, folder))
@@ -181,12 +190,13 @@ def prepare_extraction(
     others = FeatureStore(root).readable()[0] if missing else []
     done_as = _complete_superset(others, spec) if missing else feature_set_name(folder)
     environment = None if allow_mixed_environment else current_environment(request.device)
-    sources: tuple[Source, ...] = ()
-    computed = tuple(shard.n_rows for shard in missing)
+    reuse = Reuse()
     if missing and not done_as:
         if receipts and environment is not None:
             require_same_environment(root, folder, environment)
-        sources, computed = find_sources(others, dataset.table, spec, missing, environment=environment)
+        reuse = find_sources(
+            others, dataset.table, spec, missing, environment=environment, predecessor=grown.predecessor
+        )
     plan = ExtractionPlan(
         store=store,
         folder=folder,
@@ -197,7 +207,7 @@ def prepare_extraction(
         spec=spec,
         backbone=request,
         threads=max(1, len(os.sched_getaffinity(0)) // workers),
-        sources=tuple(source.name for source in sources if source.refused is None),
+        sources=tuple(source.name for source in reuse.sources if source.refused is None),
     )
     return Prepared(
         root=root,
@@ -205,12 +215,15 @@ def prepare_extraction(
         dataset=stored.spec.name,
         name=feature_set_name(folder),
         missing=missing,
-        computed=computed,
+        computed=reuse.computed,
+        removed=reuse.removed,
+        linked=reuse.linked,
         manifest=dataset.table.select(view_columns()),
         receipts=receipts,
         staged=staged,
         done_as=done_as,
-        sources=sources,
+        sources=reuse.sources,
+        grown=grown,
         findings=(*dataset.findings, *classes_without_pixels(dataset.spec, seen)),
     )
 

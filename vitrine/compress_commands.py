@@ -63,7 +63,7 @@ def compress(
     source = open_features(store, features)
     with counting_bar("compressing", quiet=json) as progress:
         done = compress(source, request, progress=progress)
-    code = exits.INCOMPLETE if done.features.invalid_rows else exits.DONE
+    code = exits.of_invalid(entry.reason for entry in done.features.invalid_rows)
     if json:
         print_json({**done.to_json(), "exit_code": code})
     else:

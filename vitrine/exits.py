@@ -1,6 +1,7 @@
 """Exit codes, and which of them an error gets."""
 
 import errno
+from collections.abc import Iterable
 from typing import Any
 
 DONE = 0
@@ -8,6 +9,8 @@ FAILED = 1
 USAGE = 2
 INCOMPLETE = 3
 INTERRUPTED = 130
+# As `feature_store.receipts.REMOVED_ROW`, which is not imported: `vitrine --help` loads no package.
+_REMOVED = "removed"
 # By name, so that telling them apart imports nothing: what a user asked for cannot be, whatever the store holds.
 _USAGE_ERRORS = {
     "BackboneError",
@@ -25,6 +28,11 @@ _USAGE_ERRORS = {
 
 class UsageError(ValueError):
     """An option whose value is not among the choices."""
+
+
+def of_invalid(reasons: Iterable[str]) -> int:
+    """The code of a run that finished with rows that are invalid for these reasons; a removed view is no failure."""
+    return INCOMPLETE if set(reasons) - {_REMOVED} else DONE
 
 
 # What the system refused, and what a user can do about it.

@@ -1,5 +1,6 @@
 """`vitrine extract`: a dataset through a frozen ViT into a store."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -104,6 +105,13 @@ def extract(
     rows_per_shard: Annotated[
         int | None, typer.Option(min=8, max=16_777_216, help="Rows that are committed together; a multiple of 8.")
     ] = None,
+    order: Annotated[
+        str,
+        typer.Option(
+            help="`grown`: where the store has this dataset through this recipe, its rows keep their numbers and new "
+            "ones follow; `uri`: in the order of paths, as a new dataset."
+        ),
+    ] = "grown",
     workers: Annotated[int, typer.Option(min=1, max=1024, help="Worker processes; they share the cores.")] = 1,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     name: Annotated[str | None, typer.Option(help="Name of the dataset; by default its own or its folder's.")] = None,
@@ -159,7 +167,7 @@ def extract(
 
     if calibrate and not dry_run:
         raise UsageError("--calibrate goes with --dry-run; a run measures one batch anyway.")
-    settings = _settings(layers, tokens, storage, batch_size, rows_per_shard)
+    settings = replace(_settings(layers, tokens, storage, batch_size, rows_per_shard), order=order)
     input_size, windows = image_size_of(image_size, "--image-size"), windows_of(window, stride)
     refuse_early(settings, model=model, weights=weights, fit=fit, device=device, compute=compute)
     options = DatasetOptions(

@@ -157,6 +157,7 @@ def extract_dataset(
                 "native_size": note,
                 **asdict(cost),
                 "sources": [asdict(source) for source in prepared.sources],
+                "grown_from": prepared.grown.predecessor if prepared.grown else None,
                 **_told(prepared),
             }
         )
@@ -197,7 +198,7 @@ def _run(prepared: Prepared, cost: Cost, engine: Engine, options: RunOptions) ->
 def _exit_code(outcome: Outcome) -> int:
     if outcome.interrupted:
         return 128 + outcome.interrupted
-    return exits.INCOMPLETE if outcome.invalid or outcome.failures else exits.DONE
+    return exits.INCOMPLETE if outcome.failures else exits.of_invalid(outcome.invalid)
 
 
 def _report_done(prepared: Prepared, options: RunOptions) -> int:
@@ -219,7 +220,7 @@ def _report_done(prepared: Prepared, options: RunOptions) -> int:
         console().print(f"{name}: done already, nothing to compute{note}")
         if prepared.findings:
             print_pairs("in its dataset", finding_pairs(prepared.findings))
-    return exits.INCOMPLETE if invalid else exits.DONE
+    return exits.of_invalid(invalid)
 
 
 def _told(prepared: Prepared) -> dict[str, Any]:
@@ -278,8 +279,13 @@ def _windows_text(preprocessing: Mapping[str, Any]) -> str:
 def _reuse_pairs(prepared: Prepared, cost: Cost) -> dict[str, str]:
     """What is copied, and what could be if another environment were allowed."""
     pairs = {}
+    grown = prepared.grown
+    if grown is not None and grown.predecessor is not None:
+        removed = f", {grown.removed} removed" if grown.removed else ""
+        pairs["grown from"] = f"{grown.predecessor}: {counted(grown.kept, 'row')} kept, {grown.new} new{removed}"
     if cost.reused:
-        pairs["reused"] = f"{counted(cost.reused, 'row')}, copied from {', '.join(prepared.plan.sources)}"
+        linked = f", {cost.linked} in shards that are linked, not written" if cost.linked else ""
+        pairs["reused"] = f"{counted(cost.reused, 'row')}, copied from {', '.join(prepared.plan.sources)}{linked}"
     refused = [source for source in prepared.sources if source.refused is not None]
     if refused:
         pairs["not reused"] = "; ".join(f"{counted(s.rows, 'row')} of {s.name}, {s.refused}" for s in refused) + (

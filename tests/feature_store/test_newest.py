@@ -11,6 +11,7 @@ from feature_store.growth import Growth
 from feature_store.newest import newest_first
 from feature_store.objects import ObjectRoot
 from feature_store.records import write_record
+from feature_store.runs import id_for_run
 
 from .samples import make_spec, write_missing
 
@@ -110,11 +111,16 @@ def test_two_datasets_of_one_model_are_refused(root: ObjectRoot) -> None:
 def test_times_of_runs_are_read_from_the_store(root: ObjectRoot) -> None:
     names = [add(root, make_spec(views=digit * 64)) for digit in "de"]
     store = open_store(root.url)
-    for time, name in (("20260102T000000-aa", names[0]), ("20260101T000000-aa", names[1])):
-        write_record(root, f"runs/{time}/run.json", {"feature_set": f"features/{name}"})
+    begin_run(root, "20260102T000000-aa", names[0])
+    begin_run(root, "20260101T000000-aa", names[1])
     assert store.resolve("photos") == names[0]
-    write_record(root, "runs/20260103T000000-aa/run.json", {"feature_set": f"features/{names[1]}"})
+    begin_run(root, "20260103T000000-aa", names[1])
     assert store.resolve("photos") == names[1]
+
+
+def begin_run(root: ObjectRoot, begun: str, name: str) -> None:
+    record = {"feature_set": f"features/{name}"}
+    write_record(root, f"runs/{id_for_run(record, begun=begun)}/run.json", record)
 
 
 def test_a_removal_never_takes_the_newest_of_several_by_itself(root: ObjectRoot) -> None:

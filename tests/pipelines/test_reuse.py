@@ -62,7 +62,7 @@ def prepare_images(images: Path, tiny_request: BackboneRequest, tmp_path: Path) 
     ) -> Prepared:
         request = dataclasses.replace(tiny_request, **changes.pop("request", {}))
         allowed = changes.pop("allow_mixed_environment", False)
-        settings = ExtractionSettings(**{"rows_per_shard": 8, "batch_size": 4, **changes})
+        settings = ExtractionSettings(**{"rows_per_shard": 8, "batch_size": 4, "order": "uri", **changes})
         dataset = open_dataset(f"images:{images}", options=DatasetOptions(content_key=content_key))
         if distance_m is not None:
             place = dataset.table.schema.get_field_index("ground_sample_distance_m")
