@@ -9,7 +9,7 @@ import struct
 import textwrap
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 from pipelines.backbones.contents import ROOT, Choice, ContentsError, choose
 from pipelines.backbones.held_file import HeldFile
 from pipelines.backbones.inert_pickle import TensorRecord
+from pipelines.backbones.parts import PartsError, digest_of_parts, is_index, parts_of
 from pipelines.backbones.torch_archives import is_code, is_script, open_torch_file
 
 _BLOCK_BYTES = 1 << 24
@@ -97,12 +98,14 @@ def require_file(path: Path, *, what: str = "weights") -> None:
 
 
 def file_sha256(path: Path) -> str:
-    """Sha256 of a file, in hexadecimal, read in bounded memory.
+    """Sha256 of a file, in hexadecimal, read in bounded memory; of an index, that of all files that it names.
 
     Raises:
         BackboneError: the file is not there, is not a regular file, or cannot be read.
     """
     require_file(path)
+    if is_index(path):
+        return digest_of_parts((part.name, file_sha256(part)) for part in weight_parts(path))
     digest = hashlib.sha256()
     try:
         with path.open("rb") as file:
@@ -111,6 +114,18 @@ def file_sha256(path: Path) -> str:
     except OSError as error:
         raise BackboneError(f"weights {path} cannot be read ({error.strerror}); {_EXISTING}.") from error
     return digest.hexdigest()
+
+
+def weight_parts(path: Path) -> Sequence[Path]:
+    """The files that hold the weights of a path; see `parts_of`.
+
+    Raises:
+        BackboneError: an index that cannot be followed.
+    """
+    try:
+        return parts_of(path)
+    except PartsError as error:
+        raise BackboneError(f"weights {path} {error}.") from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,6 +200,10 @@ def read_tensor(path: Path, name: str, *, network: str | None = None) -> torch.T
     """
     require_file(path)
     try:
+        if is_index(path):
+            shapes = _tensors_of_parts(path, "weights", "meta")
+            stored = _taken({raw: raw for raw in shapes}, path, network, (str,)).network.tensors
+            return _tensors_of_parts(path, "weights", "cpu")[stored[name]] if name in stored else None
         if _is_safetensors(path):
             with safe_open(path, framework="pt") as opened:
                 # The names stand for their tensors, so that the same rule finds the network.
@@ -210,7 +229,7 @@ def _is_safetensors(path: Path) -> bool:
 
 def _look_for_objects(path: Path) -> None:
     """Raise now what torch's reader would raise behind the numbers, which would then be read twice."""
-    if _is_safetensors(path) or not zipfile.is_zipfile(path):
+    if is_index(path) or _is_safetensors(path) or not zipfile.is_zipfile(path):
         return
     try:
         load_tensors(path, device="meta")
@@ -253,6 +272,8 @@ def load_tensors(path: Path, *, what: str = "weights", device: str = "cpu") -> A
             executed.
     """
     require_file(path, what=what)
+    if is_index(path):
+        return _tensors_of_parts(path, what, device)
     try:
         if _is_safetensors(path):
             return load_file(path) if device == "cpu" else _safetensors_shapes(path)
@@ -282,6 +303,23 @@ def load_tensors(path: Path, *, what: str = "weights", device: str = "cpu") -> A
         raise BackboneError(
             f"{what} {path} are not a readable checkpoint ({_reason(error)}); fetch the file again."
         ) from error
+
+
+def _tensors_of_parts(path: Path, what: str, device: str) -> dict[str, Any]:
+    """The tensors of all files that an index names.
+
+    Raises:
+        BackboneError: a file that holds something else than tensors, or a tensor in two of them.
+    """
+    tensors: dict[str, Any] = {}
+    for part in weight_parts(path):
+        loaded = load_tensors(part, what=what, device=device)
+        if not isinstance(loaded, Mapping) or any(name in tensors for name in loaded):
+            raise BackboneError(
+                f"{what} {path} name {part.name!r}, which is no part of one model; fetch the folder again."
+            )
+        tensors |= loaded
+    return tensors
 
 
 def _load_torch(path: Path, device: str) -> Any:
@@ -379,7 +417,7 @@ def require_plain(name: str, tensor: torch.Tensor, path: Path, *, what: str = "w
     """
     # A view of stride 0 over one number can claim a terabyte, which the next copy would take.
     plain = tensor.layout is torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
-    if not plain or tensor.numel() * tensor.element_size() > path.stat().st_size:
+    if not plain or tensor.numel() * tensor.element_size() > sum(part.stat().st_size for part in parts_of(path)):
         raise BackboneError(
             f"{what} {path} hold {name!r} in a form that is not {list(tensor.shape)} plain numbers; "
             "save dense tensors alone, best as .safetensors."

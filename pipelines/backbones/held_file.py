@@ -19,6 +19,8 @@ class HeldFile(PosixPath):
     """
 
     sha256: str = ""
+    # Of an index: the files that it names, each held.
+    held_parts: "tuple[HeldFile, ...] | None" = None
     # Paths that are derived from this one, such as its neighbours, have no copy.
     _copy: str | None = None
 
@@ -30,6 +32,13 @@ class HeldFile(PosixPath):
         """The path of a file whose bytes can also be opened at another place, `copy`."""
         held = cls(path)
         held._copy, held.sha256 = copy, sha256
+        return held
+
+    @classmethod
+    def of_parts(cls, index: Path, parts: "tuple[HeldFile, ...]", *, sha256: str) -> "HeldFile":
+        """The path of an index whose files are held."""
+        held = cls(index)
+        held.held_parts, held.sha256 = parts, sha256
         return held
 
 

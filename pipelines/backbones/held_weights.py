@@ -9,8 +9,9 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipelines.backbones.checkpoint import BackboneError, require_file
+from pipelines.backbones.checkpoint import BackboneError, require_file, weight_parts
 from pipelines.backbones.held_file import HeldFile, hold
+from pipelines.backbones.parts import digest_of_parts, is_index
 
 
 class WeightsChangedError(BackboneError):
@@ -29,12 +30,18 @@ def hold_weights(path: Path, sha256: str | None = None) -> Iterator[HeldFile]:
         WeightsChangedError: the file has another digest now; the message gives both.
         BackboneError: the file is not there, is not a regular file, or cannot be read.
     """
-    require_file(path)
     with contextlib.ExitStack() as stack:
+        parts = weight_parts(path)
+        for part in parts:
+            require_file(part)
         try:
-            held = stack.enter_context(hold(path))
+            held_parts = tuple(stack.enter_context(hold(part)) for part in parts)
         except OSError as error:
             raise BackboneError(f"weights {path} cannot be read ({error.strerror}); give an existing file.") from error
+        held = held_parts[0]
+        if is_index(path):
+            digest = digest_of_parts((part.name, part.sha256) for part in held_parts)
+            held = HeldFile.of_parts(path, held_parts, sha256=digest)
         if sha256 is not None and held.sha256 != sha256:
             raise WeightsChangedError(
                 f"weights {path} changed after they were hashed: their sha256 was {sha256} and is now {held.sha256}. "

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.backbones.checkpoint import BackboneError
+from pipelines.backbones.parts import INDEX_FILES, lone_part
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 _CONFIG, _PREPROCESSOR = "config.json", "preprocessor_config.json"
@@ -12,18 +13,20 @@ _MAX_JSON_BYTES = 1 << 20
 
 
 def weights_file(path: Path) -> Path:
-    """The file of weights that a path names: itself, or the one in a folder of transformers.
+    """The file of weights that a path names: itself, or the one in a folder of transformers, which may be an index.
 
     Raises:
-        BackboneError: a folder without one such file.
+        BackboneError: a folder without one such file, or one of several files without the others.
     """
     if not path.is_dir():
+        if said := lone_part(path):
+            raise BackboneError(f"weights {path} {said}.")
         return path
-    found = next((path / name for name in WEIGHT_FILES if (path / name).is_file()), None)
+    found = next((path / name for name in (*WEIGHT_FILES, *INDEX_FILES) if (path / name).is_file()), None)
     if found is None:
         raise BackboneError(
-            f"weights {path} are a folder without {' or '.join(WEIGHT_FILES)} (weights in several files are not read); "
-            "give a file, or a folder of transformers."
+            f"weights {path} are a folder without {' or '.join(WEIGHT_FILES)}, and without {INDEX_FILES[0]} of weights "
+            "in several files; give a file, or a folder of transformers."
         )
     return found
 
@@ -34,7 +37,7 @@ def folder_settings(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     Raises:
         BackboneError: a file of that name that is no JSON object of at most 1 MB.
     """
-    if file.name not in WEIGHT_FILES:
+    if file.name not in (*WEIGHT_FILES, *INDEX_FILES):
         return {}, {}
     config, preprocessor = (_object(file.with_name(name)) for name in (_CONFIG, _PREPROCESSOR))
     # A folder of timm has another config.json, and the names of timm.

@@ -18,7 +18,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, Remo
 from pipelines.backbones.architecture import require_plain_vit
 from pipelines.backbones.catalogue import DEMO, DEMO_SHA256, DEMO_TITLE
 from pipelines.backbones.checkpoint import BackboneError, file_sha256, read_checkpoint, resolved
-from pipelines.backbones.hub_folder import WEIGHT_FILES
+from pipelines.backbones.hub_folder import WEIGHT_FILES, weights_file
 from pipelines.backbones.model_names import refusal
 from pipelines.backbones.preprocessing import ImageSize
 from pipelines.backbones.request import BackboneRequest, RequestOptions
@@ -45,7 +45,7 @@ def resolve_timm(
     else:
         require_known(model)
     require_plain_vit(architecture, image_size, options.get("arguments", ()))
-    path = resolved(weights or _hub_weights(model))
+    path = weights_file(resolved(weights or _hub_weights(model)))
     sha256 = file_sha256(path)
     found = read_checkpoint(path, device="meta", network=options.get("network"))
     options["network"] = found.network if len(found.networks) > 1 else None
