@@ -31,9 +31,11 @@ class WorkerCount:
         reused: rows copied from another feature set since its start.
         computing_since: Unix time at which the first shard's work began, the model loaded; None before.
         seconds: by stage since its start; read and decode are summed over threads.
+        device: that it was told to use.
     """
 
     pid: int = field(default_factory=os.getpid)
+    device: str = ""
     shard: int | None = None
     rows: int = 0
     reused: int = 0

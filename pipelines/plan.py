@@ -91,6 +91,7 @@ class ExtractionPlan:
         backbone: what to load.
         threads: of one worker, for the model and for decoding each.
         sources: names of feature sets whose rows are copied where they are the same; see `reuse`.
+        devices: that workers of one machine take in turn; empty where each uses the backbone's.
         max_pixels: of an image that is decoded.
         link_roots: folders outside `dataset_root` that links in it may lead into.
     """
@@ -103,6 +104,7 @@ class ExtractionPlan:
     backbone: BackboneRequest
     threads: int
     sources: tuple[str, ...] = ()
+    devices: tuple[str, ...] = ()
     max_pixels: int = MAX_IMAGE_PIXELS
     link_roots: tuple[str, ...] = ()
 
@@ -125,6 +127,7 @@ class ExtractionPlan:
                 "spec": FeatureSetSpec.from_json(value["spec"], name="plan"),
                 "backbone": BackboneRequest.from_json(value["backbone"]),
                 "sources": tuple(value["sources"]),
+                "devices": tuple(value.get("devices", ())),
                 "link_roots": tuple(value.get("link_roots", ())),
             }
         )

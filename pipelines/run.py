@@ -44,6 +44,7 @@ from feature_store.writer import check_feature_set, committed_receipts, look_at_
 from pipelines.backbones import Backbone, BackboneRequest, describe_backbone, kernel_name
 from pipelines.backbones.checkpoint import file_sha256
 from pipelines.datasets import Dataset, Finding, classes_without_pixels
+from pipelines.devices import devices_for
 from pipelines.environment import current_environment, require_same_environment
 from pipelines.extract import cached_manifest, planned_backbone
 from pipelines.failures import ShardFailure
@@ -208,6 +209,7 @@ def prepare_extraction(
         backbone=request,
         threads=max(1, len(os.sched_getaffinity(0)) // workers),
         sources=tuple(source.name for source in reuse.sources if source.refused is None),
+        devices=devices_for(request.device, workers),
     )
     return Prepared(
         root=root,
@@ -298,7 +300,7 @@ def prepare_rerun(plan: ExtractionPlan, *, store: str) -> Prepared:
     return Prepared(
         root=root,
         # Feature sets that the earlier run copied from may be gone or damaged by now.
-        plan=replace(plan, store=store, threads=max(1, len(os.sched_getaffinity(0))), sources=()),
+        plan=replace(plan, store=store, threads=max(1, len(os.sched_getaffinity(0))), sources=(), devices=()),
         dataset=dataset.spec.name,
         name=feature_set_name(plan.folder),
         missing=missing,

@@ -1,11 +1,13 @@
 """What a worker of any engine does with shards: commit each, or leave the reason why not."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from feature_store import Shard
 from pipelines.backbones.held_weights import WeightsChangedError
+from pipelines.devices import device_of_worker, worker_number
 from pipelines.extract import StoreUnwritableError, extract_shard
 from pipelines.failures import ShardFailure, reason_of, write_failure
 from pipelines.meter import process_meter
@@ -22,9 +24,13 @@ class ShardWorker:
     """
 
     def __init__(self, plan: ExtractionPlan, progress_folder: Path) -> None:
-        self._plan, self._folder = plan, progress_folder
         self._hopeless: Exception | None = None
         progress_folder.mkdir(parents=True, exist_ok=True)
+        number = worker_number(progress_folder)
+        device = device_of_worker(plan.backbone.device, number, plan.devices)
+        self._plan = replace(plan, backbone=replace(plan.backbone, device=device))
+        self._folder = progress_folder
+        process_meter(progress_folder).count.device = device
         torch.set_num_threads(plan.threads)
 
     def work_on(self, shard: Shard) -> bool:
