@@ -137,6 +137,7 @@ def _pairs(report: "CheckpointReport") -> dict[str, object]:
         "unexpected": _told(report.unexpected),
         "other shapes": _told(report.other_shapes),
         "other types": _told(report.other_types),
+        **({"trouble": report.trouble} if report.trouble is not None else {}),
         "loads": "yes, with --model auto --weights" if report.loads else "no",
         **assumed_pairs(assumptions(form)),
     }

@@ -38,6 +38,8 @@ class KnownCheckpoint:
         digest: the first digits of the file's digest, where one is published: `md5:...` or `sha256:...`.
         patch: side of a patch in pixels.
         width, depth: features of a token and blocks.
+        registers: register tokens.
+        plus: whether it is the S+, L+ or H+ of its family.
         native_size: side of the square input that it was trained for, in pixels.
         mean, std: of the three channels, for pixels scaled to 0..1.
         title: what reports call it, where its tensors do not tell whose it is.
@@ -53,6 +55,8 @@ class KnownCheckpoint:
     width: int
     depth: int
     native_size: int
+    registers: int = 0
+    plus: bool = False
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
     title: str | None = None
@@ -134,6 +138,7 @@ def _dinov2() -> Iterator[KnownCheckpoint]:
                 width=width,
                 depth=depth,
                 native_size=518,
+                registers=registers,
             )
 
 
@@ -215,6 +220,7 @@ def _dinov3() -> Iterator[KnownCheckpoint]:
         ("vits16plus", "s", "lvd1689m", "4057cbaa"),
         ("vitb16", "b", "lvd1689m", "73cec8be"),
         ("vitl16", "l", "lvd1689m", "8aa4cbdd"),
+        ("vitl16plus", "l", "lvd1689m", "46503df0"),
         ("vith16plus", "h", "lvd1689m", "7c1da9a5"),
         ("vit7b16", "7b", "lvd1689m", "a955f4ea"),
         ("vitl16", "l", "sat493m", "eadcf0ff"),
@@ -233,6 +239,8 @@ def _dinov3() -> Iterator[KnownCheckpoint]:
             width=width,
             depth=depth,
             native_size=256,
+            registers=4,
+            plus=size.endswith("plus"),
             mean=SATELLITE_MEAN if data == "sat493m" else IMAGENET_MEAN,
             std=SATELLITE_STD if data == "sat493m" else IMAGENET_STD,
         )
@@ -297,6 +305,7 @@ _DEMO = KnownCheckpoint(
     width=384,
     depth=12,
     native_size=224,
+    registers=4,
     title=DEMO_TITLE,
 )
 CATALOGUE = (

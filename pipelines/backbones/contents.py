@@ -31,6 +31,8 @@ _ATTENTION = re.compile(r"\.\d+\.(?:[^.]+\.)*[^.]*att(?:n|ention)")
 # Of several networks: running averages and teachers are what authors publish and evaluate, and timm takes the averages
 # first too. MoCo v3 evaluates `base_encoder`, not the slower `momentum_encoder`.
 _FIRST = ("ema", "teacher", "base_encoder")
+# I-JEPA's paper evaluates the target encoder, which is an average; BYOL's and its likes not their target.
+_TARGET_ENCODER = "target_encoder"
 _LAST = frozenset({"student", "momentum", "target", "predictor", "optimizer"})
 # Keys at a file's top, in the order in which timm looks for them.
 _KEYS = ("state_dict", "model")
@@ -196,6 +198,8 @@ def _rank(network: Network) -> int:
     """Smaller for what authors publish and evaluate."""
     parts = network.name.split(".")
     words = {*parts, *(word for part in parts for word in part.split("_"))}
+    if _TARGET_ENCODER in parts:
+        return _FIRST.index("teacher")
     if words & _LAST:
         return len(_FIRST) + len(_KEYS) + 1
     known = [rank for rank, word in enumerate(_FIRST) if word in words]

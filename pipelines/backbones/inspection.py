@@ -1,7 +1,8 @@
 """What a checkpoint file is, said without loading it."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import torch
 from pipelines.backbones.checkpoint import BackboneError, Checkpoint, read_checkpoint, read_tensor
 from pipelines.backbones.formats import KeyFormat, Published, State, VitForm, recognise
 from pipelines.backbones.hub_folder import folder_settings, weights_file
-from pipelines.backbones.networks import build_network, misfits, not_floating
+from pipelines.backbones.networks import build_network, fill_network, misfits, not_floating, own_rule
+from pipelines.backbones.preprocessing import size_text
 from pipelines.backbones.stated import assumptions, with_stated
 
 _NAMES_TOLD = 3
@@ -34,6 +36,8 @@ class CheckpointReport:
         unexpected: names in the file that nothing is known of.
         other_shapes: names whose shapes are not the network's, with both shapes.
         other_types: names whose numbers are not floating, as a network's are.
+        trouble: why tensors of the right names and shapes cannot be brought into the network, or None.
+        state: the tensors under the network's names, on the meta device.
     """
 
     path: Path
@@ -48,11 +52,14 @@ class CheckpointReport:
     unexpected: tuple[str, ...]
     other_shapes: tuple[str, ...]
     other_types: tuple[str, ...]
+    trouble: str | None = None
+    state: State = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def loads(self) -> bool:
         """Whether the file fits the network, and says enough of it."""
-        return not (self.missing or self.unexpected or self.other_shapes or self.other_types or self.form.undecided)
+        misfits = self.missing or self.unexpected or self.other_shapes or self.other_types
+        return not (misfits or self.trouble is not None or self.form.undecided)
 
     def to_json(self) -> dict[str, Any]:
         """The report for machines."""
@@ -72,6 +79,7 @@ class CheckpointReport:
             "unexpected": list(self.unexpected),
             "other_shapes": list(self.other_shapes),
             "other_types": list(self.other_types),
+            "trouble": self.trouble,
             "loads": self.loads,
         }
 
@@ -97,6 +105,8 @@ def inspect_checkpoint(
     module = _network(form, path, n_tensors=len(checkpoint.tensors))
     converted = _converted(checkpoint, path, key_format, form)
     missing, unexpected, other_shapes = misfits(module, converted)
+    other_types = not_floating(module, converted)
+    fits = not (missing or unexpected or other_shapes or other_types)
     left_out = tuple(n for n in checkpoint.tensors if key_format.renamed(n).startswith(key_format.left_out))
     return CheckpointReport(
         path=path,
@@ -110,8 +120,19 @@ def inspect_checkpoint(
         missing=missing,
         unexpected=unexpected,
         other_shapes=other_shapes,
-        other_types=not_floating(module, converted),
+        other_types=other_types,
+        trouble=_trouble(module, converted, form) if fits else None,
+        state=converted,
     )
+
+
+def _trouble(module: Any, state: State, form: VitForm, *, rule: str | None = None) -> str | None:
+    """Why a file cannot be loaded: what loading does is done, without numbers, so that both say the same."""
+    try:
+        fill_network(module, state, form, rule=rule)
+    except (KeyError, IndexError, ValueError, RuntimeError, TypeError, AttributeError, AssertionError) as error:
+        return textwrap.shorten(f"{type(error).__name__}: {error}", _REASON_CHARACTERS, placeholder=" ...")
+    return None
 
 
 def _network(form: VitForm, path: Path, *, n_tensors: int) -> Any:
@@ -187,6 +208,28 @@ def _is_sincos(embedding: torch.Tensor) -> bool:
     return bool(torch.equal(first, origin) or (not first.any() and torch.equal(second, origin)))
 
 
+def require_size(report: CheckpointReport, image_size: tuple[int, int], *, rule: str | None = None) -> None:
+    """Refuse an input size to which the file's positions cannot be brought.
+
+    Args:
+        report: of the file.
+        image_size: (height, width) of the input in pixels.
+        rule: how positions are resampled, a name in `positions.RULES`; None for the family's own way.
+
+    Raises:
+        BackboneError: no whole number of patches, no such rule, or positions that cannot be resampled.
+    """
+    own_rule(report.form, rule)
+    with torch.device("meta"):
+        module = build_network(report.form, image_size)
+    trouble = _trouble(module, report.state, report.form, rule=rule)
+    if trouble is not None:
+        raise BackboneError(
+            f"--image-size {size_text(image_size)} does not suit {report.form.title}: its positions cannot be brought "
+            f"there ({trouble}); leave it out."
+        )
+
+
 def require_fit(report: CheckpointReport) -> None:
     """Refuse a file whose tensors are not those of the network.
 
@@ -195,6 +238,11 @@ def require_fit(report: CheckpointReport) -> None:
     """
     if report.loads:
         return
+    if report.trouble is not None:
+        raise BackboneError(
+            f"weights {report.path} look like {report.form.title}, and cannot be brought into its network "
+            f"({report.trouble}); name the architecture that the file was saved from with --model."
+        )
     parts = [
         f"{len(names)} tensors {what} {list(names[:_NAMES_TOLD])}"
         for names, what in (

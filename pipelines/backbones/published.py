@@ -10,18 +10,17 @@ from jaxtyping import Float32
 
 from pipelines.backbones.architecture import has_class_token, norm_name, register_count
 from pipelines.backbones.backbone import Tokens
-from pipelines.backbones.catalogue import AUTO, known, of_digest
+from pipelines.backbones.catalogue import AUTO, KnownCheckpoint, known, of_digest
 from pipelines.backbones.checkpoint import BackboneError, file_sha256, read_state, resolved
 from pipelines.backbones.formats import FAMILIES, VitForm
 from pipelines.backbones.held_weights import hold_weights
 from pipelines.backbones.hub_folder import weights_file
-from pipelines.backbones.inspection import CheckpointReport, inspect_checkpoint, require_fit
+from pipelines.backbones.inspection import CheckpointReport, inspect_checkpoint, require_fit, require_size
 from pipelines.backbones.networks import (
     build_network,
     fill_network,
     grid_of,
     network_arguments,
-    own_rule,
     positions_text,
 )
 from pipelines.backbones.preprocessing import Fit, ImageSize, Preprocessing
@@ -80,22 +79,20 @@ def resolve_published(
     )
     options["network"] = report.network if len(report.networks) > 1 else None
     form = report.form
-    if entry is not None and (form.width, form.depth, form.patch) != (entry.width, entry.depth, entry.patch):
+    if entry is not None and _size(form) != _size(entry):
         raise BackboneError(
-            f"weights {path} hold {form.title} ({form.width} features, {form.depth} blocks), not {entry.name} "
-            f"({entry.width} features, {entry.depth} blocks, patches of {entry.patch}); give --model auto, or its file."
+            f"weights {path} hold {form.title} ({_size(form)}), not {entry.name} ({_size(entry)}); give --model auto, "
+            "or its file."
         )
     if entry is None:
         require_decided(form, str(path))
     else:
         report = replace(report, form=replace(form, undecided={}))
     require_fit(report)
-    own_rule(form, options.get("position_embedding"))
     if image_size is None and entry is not None and entry.native_size != form.image_size[0]:
         # Whoever made it, such as by fine-tuning, ran it at another size than its positions are stored for.
         image_size = (entry.native_size, entry.native_size)
-    with torch.device("meta"):
-        build_network(form, image_size or form.image_size)
+    require_size(report, image_size or form.image_size, rule=options.get("position_embedding"))
     return BackboneRequest(
         model=form.name if entry is None else entry.name,
         title=(entry.title if entry is not None else None) or form.title,
@@ -147,6 +144,13 @@ def load_published(request: BackboneRequest, *, attention_kernel: str | None = N
 def _inspected(request: BackboneRequest, path: Path) -> CheckpointReport:
     """What the file of a request is now."""
     return inspect_checkpoint(path, family=request.architecture, network=request.network, arguments=request.arguments)
+
+
+def _size(of: VitForm | KnownCheckpoint) -> str:
+    """What a name in the catalogue says of the tensors in its file."""
+    registers = f", {of.registers} registers" if of.registers else ""
+    gated = ", a gated perceptron" if of.plus else ""
+    return f"{of.width} features, {of.depth} blocks, patches of {of.patch}{registers}{gated}"
 
 
 def _form(request: BackboneRequest, report: CheckpointReport) -> VitForm:

@@ -5,6 +5,8 @@ from pipelines.backbones.formats.form import KeyFormat, Published, State, VitFor
 from pipelines.backbones.formats.plain import NAMES
 
 _HEADS = {1280: 20, 4096: 32}
+# Of the sizes with a gated perceptron, the 7B alone has no plus in its name.
+_WITHOUT_PLUS = 4096
 _RENAMES = (
     (r"^storage_tokens$", "reg_token"),
     # In bfloat16, as the models were trained; timm and transformers compute their own in float32.
@@ -30,9 +32,10 @@ def _read(published: Published) -> VitForm | None:
     first = shapes.get("blocks.0.mlp.w1.weight" if gated else "blocks.0.mlp.fc1.weight")
     if first is None:
         return None
+    plus = gated and width != _WITHOUT_PLUS
     return VitForm(
         family="dinov3",
-        title=f"DINOv3 {size_name(width, patch)} with {registers} registers",
+        title=f"DINOv3 {size_name(width, patch, plus=plus)} with {registers} registers",
         network="Eva",
         width=width,
         depth=count_blocks(published),
@@ -40,6 +43,7 @@ def _read(published: Published) -> VitForm | None:
         mlp_width=first[0],
         patch=patch,
         grid=(256 // patch, 256 // patch),
+        plus=plus,
         registers=registers,
         norm_eps=1e-5,
         options={

@@ -81,7 +81,7 @@ EVALUATIONS = {
     "dinov2": DINOV2,
     "dinov3": DINOV3,
     "beit": BEIT,
-    "beit v2": BEIT_V2,
+    "beit2": BEIT_V2,
     "deit": DEIT,
     "clip": CLIP,
     "scale-mae": SCALE_MAE,

@@ -69,6 +69,7 @@ class VitForm:
         width, depth, heads, mlp_width: of the blocks.
         patch: side of a patch in pixels.
         grid: (height, width) of the patch lattice at the size that the file was trained for.
+        plus: whether it is the S+, L+ or H+ of its family.
         registers: register tokens.
         class_token: whether there is one.
         norm_eps: of every LayerNorm.
@@ -92,6 +93,7 @@ class VitForm:
     mlp_width: int
     patch: int
     grid: tuple[int, int]
+    plus: bool = False
     registers: int = 0
     class_token: bool = True
     norm_eps: float = 1e-6
@@ -109,7 +111,8 @@ class VitForm:
     def name(self) -> str:
         """A short name, such as `dinov2-b14-reg4`."""
         letters = _LETTERS.get(self.width, f"w{self.width}-").lower()
-        return f"{self.family}-{letters}{self.patch}{f'-reg{self.registers}' if self.registers else ''}"
+        plus = "plus" if self.plus else ""
+        return f"{self.family}-{letters}{self.patch}{plus}{f'-reg{self.registers}' if self.registers else ''}"
 
     @property
     def norm(self) -> str:
@@ -220,6 +223,6 @@ def whole(value: object) -> int:
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= _MOST else 0
 
 
-def size_name(width: int, patch: int) -> str:
-    """The name by which the literature calls a size, such as ViT-B/16."""
-    return f"ViT-{_LETTERS.get(width, str(width))}/{patch}"
+def size_name(width: int, patch: int, *, plus: bool = False) -> str:
+    """The name by which the literature calls a size, such as ViT-B/16, or ViT-H+/16 with a wider perceptron."""
+    return f"ViT-{_LETTERS.get(width, str(width))}{'+' if plus else ''}/{patch}"

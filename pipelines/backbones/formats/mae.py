@@ -8,7 +8,7 @@ from pipelines.backbones.formats.plain import NAMES, NEEDS, has_head, plain_form
 
 _DECODER = "decoder_"
 # Parts of Scale-MAE's decoder, which otherwise has MAE's names.
-_SCALE_MAE = ("fpn.", "fcn", "mask_token_decoder")
+_SCALE_MAE = ("fpn.", "fcn", "mask_token_decoder", "pos_emb_projection.")
 
 _SCALE_MAE_SIZE = (1024, 16)
 

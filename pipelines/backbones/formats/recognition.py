@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from pipelines.backbones.checkpoint import BackboneError
-from pipelines.backbones.formats.beit import BEIT
+from pipelines.backbones.formats.beit import BEIT, BEIT_V2
 from pipelines.backbones.formats.clip import CLIP
 from pipelines.backbones.formats.dino import DINO, IBOT
 from pipelines.backbones.formats.dinov2 import DINOV2
@@ -26,6 +26,7 @@ FORMATS: Sequence[KeyFormat] = (
     CLIP,
     SIMMIM,
     BEIT,
+    BEIT_V2,
     TORCHVISION,
     DINOV3,
     DINOV2,

@@ -6,7 +6,8 @@ from pipelines.backbones.formats.mae import decoder_of
 from pipelines.backbones.formats.plain import NAMES, NEEDS, plain_form
 
 # The decoder has MAE's names, and beside it a pyramid and convolutions for low and high frequencies.
-_OWN = ("fpn.", "fcn", "mask_token_decoder")
+# With --project_pos_emb there is a projection of the decoder's positions too.
+_OWN = ("fpn.", "fcn", "mask_token_decoder", "pos_emb_projection.")
 _LEFT_OUT = ("decoder_", "mask_token", "head.", "fc_norm.", *_OWN)
 
 

@@ -29,6 +29,8 @@ _ACTIVATIONS = {"gelu": None, "quick_gelu": "quick_gelu", "gelu_pytorch_tanh": "
 # As Pillow numbers its filters; config files have the number.
 _FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
 _BICUBIC = 3
+# DINOv3's S+, L+ and H+ have a gated perceptron, as its 7B, which has no plus in its name.
+_WITH_PLUS = (384, 1024, 1280)
 # Where no preprocessor_config.json stands, and the authors publish no evaluation.
 _WHOLE = Evaluation(source="", share=1.0)
 _TOWERS = (
@@ -219,16 +221,18 @@ def _read(model_type: str, kind: _Kind) -> Callable[[Published], VitForm | None]
         patch, side = _whole(config, "patch_size", kind.patch), _whole(config, "image_size", 224)
         _check_sizes(config, blocks, width=width, depth=depth, heads=heads)
         grid = (side // patch, side // patch)
+        plus = kind.network == "Eva" and bool(config.get("use_gated_mlp")) and width in _WITH_PLUS
         _check_positions(blocks, kind, grid, side)
         return VitForm(
             family=f"{PREFIX}{model_type.replace('_', '-')}",
-            title=f"{kind.title} {size_name(width, patch)} of transformers",
+            title=f"{kind.title} {size_name(width, patch, plus=plus)} of transformers",
             network=kind.network,
             width=width,
             depth=depth,
             heads=heads,
             mlp_width=_mlp_width(blocks),
             patch=patch,
+            plus=plus,
             grid=grid,
             registers=_registers(config, kind),
             class_token=kind.class_token,

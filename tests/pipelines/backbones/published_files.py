@@ -204,9 +204,18 @@ def simmim(size: Size, *, seed: int = 4) -> State:
     return {**{f"encoder.{name}": tensor for name, tensor in state.items()}, **decoder}
 
 
-def scale_mae(size: Size, *, seed: int = 5) -> dict[str, Any]:
-    """`scalemae-vitlarge-800.pth`, its decoder in parts (protocol 3.3)."""
+def simmim_finetuned(size: Size, *, seed: int = 14) -> dict[str, Any]:
+    """What SimMIM's `save_checkpoint` writes after fine-tuning: BEiT's tensors, beside keys of its own."""
+    beside = {"optimizer": {"state": {}}, "lr_scheduler": {"base_values": [1.25e-3]}, "max_accuracy": 83.8}
+    config = {"MODEL": {"TYPE": "vit"}, "DATA": {"IMG_SIZE": size.side}}
+    return {**beit(size, shared=False, seed=seed), **beside, "epoch": 99, "config": config}
+
+
+def scale_mae(size: Size, *, projected: bool = False, seed: int = 5) -> dict[str, Any]:
+    """`scalemae-vitlarge-800.pth`, its decoder in parts (protocol 3.3); with `--project_pos_emb` one part more."""
     content, draw = mae(size, decoder=True, seed=seed), Draw(seed)
+    if projected:
+        content["model"] |= dict(draw.linear("pos_emb_projection", 64, 64))
     content["model"]["mask_token_decoder"] = draw.normal(1, 1, 64)
     content["model"] |= dict(draw.linear("fpn.do_conv.0", 64, 64))
     content["model"] |= dict(draw.linear("fcn_high.0", 64, 64))
@@ -228,10 +237,18 @@ def ijepa(size: Size, *, seed: int = 6) -> dict[str, Any]:
     return {"encoder": encoder(seed), "target_encoder": encoder(seed + 1), "predictor": {}, "epoch": 300}
 
 
-def beit(size: Size, *, shared: bool, seed: int = 7) -> dict[str, Any]:
-    """BEiT pre-trained (one table, `lm_head`) or fine-tuned (a table a block, `fc_norm` for `norm`)."""
+def beit(size: Size, *, shared: bool, absolute: bool = False, seed: int = 7) -> dict[str, Any]:
+    """BEiT pre-trained (one table, `lm_head`) or fine-tuned (a table a block, `fc_norm` for `norm`).
+
+    Args:
+        size, seed: of the network.
+        shared: pre-trained.
+        absolute: with a position embedding beside the tables, as `--abs_pos_emb` has it.
+    """
     draw = Draw(seed)
     state = {name.removeprefix("encoder."): tensor for name, tensor in simmim(size, seed=seed).items()}
+    if absolute:
+        state["pos_embed"] = 0.7 * draw.normal(1, size.grid**2 + 1, size.width)
     state = {name: tensor for name, tensor in state.items() if not name.startswith("decoder.")}
     if shared:
         return {"model": {**state, **dict(draw.linear("lm_head", 32, size.width))}}
@@ -265,6 +282,16 @@ def dinov3(size: Size, *, registers: int = 4, gated: bool = False, seed: int = 8
             state |= dict(draw.linear(f"{block}.mlp.w2", size.mlp, size.width))
             state |= dict(draw.linear(f"{block}.mlp.w3", size.width, size.mlp))
     return state
+
+
+def dinov3_teacher(size: Size, *, gated: bool = False) -> dict[str, Any]:
+    """`eval/training_*/teacher_checkpoint.pth` of DINOv3's training: the backbone, and two heads beside it."""
+    draw = Draw(15)
+    state = {f"backbone.{name}": tensor for name, tensor in dinov3(size, gated=gated).items()}
+    for head in ("dino_head", "ibot_head"):
+        state |= dict(draw.linear(f"{head}.mlp.0", 16, size.width))
+        state[f"{head}.last_layer.weight"] = draw.matrix(32, 16)
+    return {"teacher": state}
 
 
 def eva02(size: Size, *, seed: int = 12) -> State:

@@ -187,7 +187,7 @@ def test_dinov3_is_transformers_dinov3(compare: Compare, tmp_path: Path, case: s
 @pytest.mark.parametrize("case", RESOLUTIONS)
 def test_ijepa_is_transformers_ijepa(compare: Compare, tmp_path: Path, case: str) -> None:
     content = publish.ijepa(S16)
-    state = {name.removeprefix("module."): tensor for name, tensor in content["encoder"].items()}
+    state = {name.removeprefix("module."): tensor for name, tensor in content["target_encoder"].items()}
     names = refer.transformers_vit_names({**state, "cls_token": torch.zeros(1)}, S16)
     del names["embeddings.cls_token"]
     settings = refer.config(S16, model_type="ijepa")

@@ -154,7 +154,7 @@ def test_swags_linear_weights_look_as_torchvisions_others_and_it_is_said(tmp_pat
         ("deit_base_patch16_224.fb_in1k", "deit", 224, 224 / 256),
         ("deit3_base_patch16_384.fb_in1k", "deit", 384, 224 / 256),
         ("beit_base_patch16_224.in22k_ft_in22k", "beit", 224, 224 / 256),
-        ("beitv2_base_patch16_224.in1k_ft_in22k_in1k", "beit v2", 224, 224 / 256),
+        ("beitv2_base_patch16_224.in1k_ft_in22k_in1k", "beit2", 224, 224 / 256),
         ("vit_base_patch16_224.mae", "mae", 224, 224 / 256),
         ("vit_base_patch16_224.mae", "mae", 448, 1.0),
         ("vit_base_patch16_224.dino", "dino", 224, 224 / 256),
