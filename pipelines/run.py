@@ -276,11 +276,12 @@ def prepare_rerun(plan: ExtractionPlan, *, store: str) -> Prepared:
     """Prepare the missing shards of a feature set from the plan of an earlier run, without its dataset's adapter.
 
     Args:
-        plan: as it stands in the store.
+        plan: of the earlier run. Its folder of images, the folders that links may lead into, and its weights are
+            opened, so they must be the user's words and not those of a stranger's store; see `vitrine.rerun`.
         store: URL of the store, since the plan's own says nothing of its user.
 
     Raises:
-        PlanError: images or weights are no longer where the plan says, or are others.
+        PlanError: there is no such folder of images, or the weights are others.
         StoreError: the feature set or its dataset cannot be read, or was begun in another environment.
     """
     root = _entered(store)
@@ -288,11 +289,13 @@ def prepare_rerun(plan: ExtractionPlan, *, store: str) -> Prepared:
     require_same(spec, plan.spec)
     dataset = read_dataset(root, plan.dataset_folder)
     if not Path(plan.dataset_root).is_dir():
-        raise PlanError(f"the images are no longer in {plan.dataset_root}; run `vitrine extract` with their new place.")
-    weights = Path(plan.backbone.weights)
+        raise PlanError(f"{plan.dataset_root} is no folder; name the one that holds the images now.")
     # Empty for a model without a file.
-    if plan.backbone.weights and (not weights.is_file() or file_sha256(weights) != plan.backbone.weights_sha256):
-        raise PlanError(f"{weights} is gone or has other weights; run `vitrine extract` with those of before.")
+    if plan.backbone.weights and (found := file_sha256(Path(plan.backbone.weights))) != plan.backbone.weights_sha256:
+        raise PlanError(
+            f"weights {plan.backbone.weights} have sha256 {found}, and those of before had "
+            f"{plan.backbone.weights_sha256}; name the file of before."
+        )
     receipts = committed_receipts(root, plan.folder, spec)
     if receipts:
         require_same_environment(root, plan.folder, current_environment(plan.backbone.device))

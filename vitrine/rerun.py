@@ -1,9 +1,14 @@
-"""Computing again what a repair took out, from the plan that the last run left in the store."""
+"""Computing again what a repair took out, from the plan that the last run left in the store.
+
+A store may come from a stranger, and its plan names folders and files of this machine. None of them is opened on the
+store's word: the user names the folders of images and the files of weights that may be read.
+"""
 
 import json
+import shlex
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +16,11 @@ from feature_store import StoreError
 from feature_store.roots import open_root
 from feature_store.runs import stored_plan
 from feature_store.upkeep import Unfinished
+from pipelines.backbones import BackboneRequest
+from pipelines.backbones.catalogue import DEMO_SHA256
+from pipelines.backbones.checkpoint import resolved
+from pipelines.backbones.hub_folder import weights_file
+from pipelines.backbones.timm_names import demo_weights
 from pipelines.beam_engine import BeamEngine
 from pipelines.plan import ExtractionPlan, PlanError
 from pipelines.run import prepare_rerun, run_extraction
@@ -39,12 +49,25 @@ class Rerun:
         return asdict(self)
 
 
-def rerun_unfinished(store: str, unfinished: Sequence[Unfinished], *, quiet: bool) -> list[Rerun]:
+@dataclass(frozen=True, kw_only=True)
+class Named:
+    """What the user says may be read.
+
+    Attributes:
+        images: folders of images, and folders that links in them may lead into.
+        weights: checkpoint files.
+    """
+
+    images: tuple[Path, ...] = ()
+    weights: tuple[Path, ...] = ()
+
+
+def rerun_unfinished(store: str, unfinished: Sequence[Unfinished], named: Named, *, quiet: bool) -> list[Rerun]:
     """Extract the missing shards of feature sets, one after another; one that cannot be is named, the others go on."""
     reruns = []
     for each in unfinished:
         try:
-            reruns.append(_rerun(store, each.feature_set, quiet=quiet))
+            reruns.append(_rerun(store, each.feature_set, named, quiet=quiet))
         except (StoreError, ValueError, OSError) as error:
             reruns.append(Rerun(feature_set=each.feature_set, committed=0, complete=False, reason=str(error)))
         if not quiet:
@@ -52,8 +75,8 @@ def rerun_unfinished(store: str, unfinished: Sequence[Unfinished], *, quiet: boo
     return reruns
 
 
-def _rerun(store: str, name: str, *, quiet: bool) -> Rerun:
-    prepared = prepare_rerun(_plan(store, f"features/{name}"), store=store)
+def _rerun(store: str, name: str, named: Named, *, quiet: bool) -> Rerun:
+    prepared = prepare_rerun(_as_named(_plan(store, f"features/{name}"), store, named), store=store)
     with tempfile.TemporaryDirectory(prefix="vitrine-run-") as folder:
         n_rows = sum(shard.n_rows for shard in prepared.missing)
         with extraction_bar(Path(folder), n_rows, 0, quiet=quiet):
@@ -68,9 +91,68 @@ def _plan(store: str, folder: str) -> ExtractionPlan:
     if record is None:
         raise PlanError(f"no run left a plan for {folder}; run the same `vitrine extract` again.")
     try:
-        return ExtractionPlan.from_json(json.dumps(record))
+        plan = ExtractionPlan.from_json(json.dumps(record))
     except (KeyError, TypeError) as error:
         raise PlanError(f"the plan for {folder} is none ({error!r}); run the same `vitrine extract` again.") from error
+    if plan.folder != folder:
+        raise PlanError(f"the plan for {folder} is one for {plan.folder!r}; run the same `vitrine extract` again.")
+    return plan
+
+
+def _as_named(plan: ExtractionPlan, store: str, named: Named) -> ExtractionPlan:
+    """The plan with the user's paths in place of the store's.
+
+    Of several that the user names, the one that the plan names too; a single one may be where the files are now, since
+    every image is held to its content key, and the weights are held to their digest.
+
+    Raises:
+        PlanError: what the plan needs was not named; the message gives the store's words and the command to go on.
+    """
+    images = _chosen(plan.dataset_root, [str(resolved(path)) for path in named.images])
+    weights = _weights(plan.backbone, named)
+    if images is None or weights is None:
+        raise PlanError(_to_be_named(plan, store))
+    allowed = {str(resolved(path)) for path in named.images}
+    return replace(
+        plan,
+        dataset_root=str(images),
+        link_roots=tuple(path for path in plan.link_roots if path in allowed),
+        backbone=replace(plan.backbone, weights=str(weights)),
+    )
+
+
+def _weights(request: BackboneRequest, named: Named) -> str | None:
+    """The file of weights to read, empty for a model without one; None where the user has to name it."""
+    if not _needs_weights(request):
+        return str(demo_weights()) if request.weights else ""
+    return _chosen(request.weights, [str(weights_file(resolved(path))) for path in named.weights])
+
+
+def _needs_weights(request: BackboneRequest) -> bool:
+    """Whether a file of the user's is needed: the null model has none, and the demo's comes with Vitrine."""
+    return bool(request.weights) and request.weights_sha256 != DEMO_SHA256
+
+
+def _chosen(theirs: str, ours: Sequence[str]) -> str | None:
+    """The user's path that the store names too, or the only one that the user names; the store's is not looked at."""
+    return theirs if theirs in ours else ours[0] if len(ours) == 1 else None
+
+
+def _to_be_named(plan: ExtractionPlan, store: str) -> str:
+    """What the store's plan names, and the command that confirms it."""
+    words = [("--images", path) for path in (plan.dataset_root, *plan.link_roots)]
+    if _needs_weights(plan.backbone):
+        words.append(("--weights", plan.backbone.weights))
+    said = ", ".join(repr(path) for _, path in words)
+    options = " ".join(f"{option} {shlex.quote(_printable(path))}" for option, path in words)
+    return (
+        f"the store names {said}, and a store may be a stranger's, so nothing is read on its word. If these are yours, "
+        f"or with the places where they are now: vitrine repair {shlex.quote(_printable(store))} --rerun {options}"
+    )
+
+
+def _printable(text: str) -> str:
+    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def _print(rerun: Rerun) -> None:

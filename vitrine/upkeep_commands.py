@@ -1,6 +1,7 @@
 """`vitrine verify`, `repair`, `diff`, `gc`, `rm` and `cp`: whether a store is sound, what may go, and copies."""
 
 import contextlib
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -72,9 +73,18 @@ def repair(
         bool,
         typer.Option(
             "--rerun",
-            help="Compute the missing shards again, from the plan of the last run, where images and weights still are.",
+            help="Compute the missing shards again, from the plan of the last run, with what --images and --weights "
+            "name.",
         ),
     ] = False,
+    images: Annotated[
+        list[Path] | None,
+        typer.Option(help="A folder of images that --rerun may read; repeatable.", show_default=False),
+    ] = None,
+    weights: Annotated[
+        list[Path] | None,
+        typer.Option(help="A checkpoint file that --rerun may read; repeatable.", show_default=False),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Move what fails aside, write anew what follows from the rest, and say what to rerun. Nothing is deleted.
@@ -84,7 +94,7 @@ def repair(
 
     \b
     vitrine repair features
-    vitrine repair features --rerun
+    vitrine repair features --rerun --images photos --weights mae_pretrain_vit_base.pth
     """
     from feature_store.roots import open_root
     from feature_store.upkeep import repair_store
@@ -92,6 +102,8 @@ def repair(
     from vitrine.output import print_json
     from vitrine.progress import reading_bar
 
+    if (images or weights) and not rerun:
+        raise typer.BadParameter("--images and --weights say what --rerun may read; add --rerun, or leave them out.")
     root = _existing(open_root(store))
     with reading_bar(quiet=json) as progress:
         report = repair_store(root, deep=not fast, progress=progress)
@@ -99,9 +111,10 @@ def repair(
         _print_repair(report)
     reruns = []
     if rerun and report.unfinished:
-        from vitrine.rerun import rerun_unfinished
+        from vitrine.rerun import Named, rerun_unfinished
 
-        reruns = rerun_unfinished(store, report.unfinished, quiet=json)
+        named = Named(images=tuple(images or ()), weights=tuple(weights or ()))
+        reruns = rerun_unfinished(store, report.unfinished, named, quiet=json)
     unfinished = not all(each.complete for each in reruns) or (report.unfinished and not reruns)
     code = exits.FAILED if report.left else exits.INCOMPLETE if unfinished else exits.DONE
     if json:

@@ -32,6 +32,9 @@ def build_module(architecture: str, image_size: ImageSize | None, stated: Sequen
     Raises:
         BackboneError: not a plain ViT, an argument that it does not have, or an input size that it does not take.
     """
+    # timm would fetch from a host, or read a folder, that a stranger's plan names.
+    if ":" in architecture:
+        raise BackboneError(f"model {architecture!r} is no name of timm's but a place; name the architecture.")
     arguments = network_arguments(architecture, stated)
     if "norm_eps" in arguments:
         arguments["norm_layer"] = partial(LayerNorm, eps=arguments.pop("norm_eps"))

@@ -41,7 +41,7 @@ def resolve_timm(
     if model == DEMO:
         architecture, title = DEMO_ARCHITECTURE, DEMO_TITLE
         image_size = image_size or DEMO_IMAGE_SIZE
-        weights = weights or _demo_weights()
+        weights = weights or demo_weights()
     else:
         require_known(model)
     require_plain_vit(architecture, image_size, options.get("arguments", ()))
@@ -73,7 +73,7 @@ def require_known(model: str) -> None:
         raise BackboneError(refusal(model))
 
 
-def _demo_weights() -> Path:
+def demo_weights() -> Path:
     """The checkpoint inside the installed package; the package itself is never imported."""
     try:
         path = Path(str(importlib.metadata.distribution(_DEMO_PACKAGE).locate_file(_DEMO_FILE)))

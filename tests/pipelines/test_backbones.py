@@ -3,7 +3,7 @@
 import importlib.util
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -490,3 +490,11 @@ def test_the_demo_name_with_other_weights_says_which(tmp_path: Path) -> None:
     torch.save(random_model("test_vit").state_dict(), tmp_path / "other.pth")
     request = resolve_backbone("demo", weights=tmp_path / "other.pth")
     assert request.title.endswith(f"(given weights {request.weights_sha256[:8]})")
+
+
+@pytest.mark.parametrize("architecture", ["hf-hub:stranger/model", "local-dir:/etc"])
+def test_a_plan_that_names_a_place_instead_of_an_architecture_opens_nothing(
+    tiny_request: BackboneRequest, architecture: str
+) -> None:
+    with pytest.raises(BackboneError, match=r"is no name of timm's but a place"):
+        load_backbone(replace(tiny_request, architecture=architecture))

@@ -4,12 +4,13 @@ import errno
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 
 from feature_store import FeatureStore, create_store
-from feature_store.records import write_record
+from feature_store.records import parse_record, record_bytes, write_record
 from feature_store.roots import open_root
 from feature_store.runs import id_for_run
 from tests.feature_store.samples import files_of
@@ -74,7 +75,9 @@ def test_where_there_is_no_store_it_says_so(vitrine: Run, tmp_path: Path, comman
     assert not (tmp_path / "nothing").exists()
 
 
-def test_repair_moves_aside_and_reruns_from_the_stored_plan(vitrine: Run, store: Path, tiny_store: Path) -> None:
+def test_repair_moves_aside_and_reruns_from_the_stored_plan(
+    vitrine: Run, store: Path, tiny_store: Path, tiny_images: Path, tiny_weights: Path
+) -> None:
     spoil(one(store, "tokens.zarr/layer_6/patches/c/0/0/0"))
     spoil(one(store, "feature_set.json"))
     (store / "notes.txt").write_text("mine")
@@ -84,8 +87,8 @@ def test_repair_moves_aside_and_reruns_from_the_stored_plan(vitrine: Run, store:
     assert unfinished["shards"] == [0]
     assert (store / ran.json["aside"] / "notes.txt").read_text() == "mine"
     assert "lacks 1 shard;" in vitrine("repair", store).out
-    ran = vitrine("repair", store, "--rerun", "--json")
-    assert (ran.code, ran.json["reruns"][0]["complete"]) == (0, True), ran.err
+    ran = vitrine("repair", store, "--rerun", "--images", tiny_images, "--weights", tiny_weights, "--json")
+    assert (ran.code, ran.json["reruns"][0]["complete"]) == (0, True), ran.json
     assert files_of(store / "features") == files_of(tiny_store / "features")
     assert vitrine("verify", store, "--deep").code == 0
 
@@ -97,6 +100,49 @@ def test_a_rerun_without_its_images_says_so(vitrine: Run, store: Path) -> None:
     ran = vitrine("repair", store, "--rerun", "--json")
     assert ran.code == 3
     assert "run the same `vitrine extract` again" in ran.json["reruns"][0]["reason"]
+
+
+def opened_below(folder: Path) -> list[str]:
+    """Watch which files below a folder this process opens; the list grows while it does."""
+    opened: list[str] = []
+
+    def watch(event: str, arguments: tuple[object, ...]) -> None:
+        if event in {"open", "os.listdir", "os.scandir"} and str(arguments[0]).startswith(str(folder)):
+            opened.append(str(arguments[0]))
+
+    sys.addaudithook(watch)
+    return opened
+
+
+def test_a_rerun_opens_nothing_on_the_word_of_a_store(
+    vitrine: Run, store: Path, tiny_images: Path, tiny_weights: Path, tmp_path: Path
+) -> None:
+    secret = tmp_path / "secret"
+    shutil.copytree(tiny_images, secret)
+    shutil.copy(tiny_weights, secret / "w.pth")
+    (plan,) = store.glob("runs/*/plan.json")
+    content = parse_record(plan.read_bytes(), name="plan.json")
+    content["dataset_root"], content["link_roots"] = str(secret), ["/etc"]
+    content["backbone"]["weights"] = str(secret / "w.pth")
+    plan.write_bytes(record_bytes(content))
+    one(store, "receipts/000000.json").unlink()
+    opened = opened_below(secret)
+    for options in ((), ("--images", secret), ("--weights", secret / "w.pth")):
+        ran = vitrine("repair", store, "--rerun", *options, "--json")
+        assert ran.code == 3
+        command = f"vitrine repair {store} --rerun --images {secret} --images /etc --weights {secret / 'w.pth'}"
+        assert ran.json["reruns"][0]["reason"].endswith(command)
+        assert opened == []
+    # A single folder and file stand in for those of the store, wherever these are.
+    ran = vitrine("repair", store, "--rerun", "--images", tiny_images, "--weights", tiny_weights, "--json")
+    assert (ran.code, ran.json["reruns"][0]["complete"]) == (0, True), ran.json
+    assert opened == []
+
+
+def test_what_a_rerun_may_read_is_refused_without_a_rerun(vitrine: Run, store: Path, tiny_images: Path) -> None:
+    ran = vitrine("repair", store, "--images", tiny_images)
+    assert ran.code == 2
+    assert "add --rerun" in ran.err
 
 
 def test_diff_tells_equal_from_not(vitrine: Run, store: Path, tiny_store: Path) -> None:
