@@ -57,7 +57,8 @@ def _to_rgb(image: Image.Image, uri: str) -> Image.Image:
         rgba, opaque = image.convert("RGBA"), Image.new("RGB", image.size, (255, 255, 255))
         opaque.paste(rgba.convert("RGB"), mask=rgba.getchannel("A"))
         return opaque
-    return image.convert("RGB") if image.mode != "RGB" else Image.Image.copy(image)
+    # Not a copy: pictures may be large, and nobody else has this one.
+    return image.convert("RGB") if image.mode != "RGB" else image._new(image.im)
 
 
 def _scale_sixteen_bits(image: Image.Image, uri: str) -> Image.Image:

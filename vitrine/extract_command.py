@@ -118,7 +118,7 @@ def extract(
     classes: Annotated[
         str | None, typer.Option(help="Comma-separated class names, for a dataset without them.")
     ] = None,
-    void: Annotated[int | None, typer.Option(help="The mask value that carries no class.")] = None,
+    void: Annotated[list[int] | None, typer.Option(help="A mask value that carries no class; repeatable.")] = None,
     root: Annotated[
         Path | None,
         typer.Option(help="For `manifest:FILE`, the folder that its paths are relative to; by default the file's own."),
@@ -176,7 +176,7 @@ def extract(
         tile_fit=tile_fit,  # type: ignore[arg-type]  # checked by DatasetOptions
         content_key=content_key,  # type: ignore[arg-type]
         classes=tuple(classes.split(",")) if classes else None,
-        void=void,
+        void=tuple(void) if void else None,
         limit_per_split=limit_per_split,
         root=root,
         max_pixels=max_pixels,

@@ -8,14 +8,16 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import pyarrow as pa
+
 from feature_store.canonical import canonical_json
 from feature_store.errors import ManifestError
 from feature_store.manifest import DatasetSpec, check_relative_uri, manifest_table
 from pipelines.datasets.dataset import Dataset, DatasetOptions
 from pipelines.datasets.findings import Finding, classes_without_images, copies, finding
+from pipelines.datasets.mask_values import MaskValues
 from pipelines.datasets.masks import mask_size
 from pipelines.datasets.scan import ImageFacts, Progress, inspect_images
-from pipelines.image_files import ReadingRules
 from pipelines.stat_key import key_under
 from pipelines.views import is_outside, resize_target, tile_box
 
@@ -25,7 +27,13 @@ Size = tuple[int, int]
 
 
 def assemble_dataset(
-    root: Path, rows: Sequence[Row], spec: DatasetSpec, options: DatasetOptions, progress: Progress | None = None
+    root: Path,
+    rows: Sequence[Row],
+    spec: DatasetSpec,
+    options: DatasetOptions,
+    progress: Progress | None = None,
+    *,
+    mask_values: MaskValues | None = None,
 ) -> Dataset:
     """Make a dataset of rows that name images.
 
@@ -36,6 +44,7 @@ def assemble_dataset(
         spec: what the dataset says of itself.
         options: the user's.
         progress: called with (images done, images in all).
+        mask_values: what the values in mask files mean; None where they are class numbers.
 
     Raises:
         ManifestError: a row breaks a rule, every image is missing, tiles do not divide an image, a row's own tile lies
@@ -50,6 +59,7 @@ def assemble_dataset(
     facts = _inspect(root, rows, options, progress)
     _check_tiles_divide(rows, facts, options)
     checked_masks: dict[tuple[str, str], Size] = {}
+    dataset = Dataset(spec=spec, table=pa.table({}), root=root, rules=options.rules, stated_values=mask_values)
     views = []
     for stated in rows:
         key = stated.get("image_sha256")
@@ -65,9 +75,9 @@ def assemble_dataset(
             continue
         check_tile(row, fact.size)
         for view in _cut(keyed, fact, options):
-            _check_mask(root, view, fact, spec, options.rules, checked_masks)
+            _check_mask(dataset, view, fact, checked_masks)
             views.append(view)
-    return with_findings(Dataset(spec=spec, table=manifest_table(views), root=root, rules=options.rules), facts)
+    return with_findings(replace(dataset, table=manifest_table(views)), facts)
 
 
 def with_findings(dataset: Dataset, facts: Mapping[str, ImageFacts] = MappingProxyType({})) -> Dataset:
@@ -204,31 +214,35 @@ def _nearest_multiple(length: int, side: int) -> int:
     return max(1, (2 * length + side) // (2 * side)) * side
 
 
-def _check_mask(
-    root: Path,
-    view: Row,
-    fact: ImageFacts,
-    spec: DatasetSpec,
-    rules: ReadingRules,
-    checked: dict[tuple[str, str], Size],
-) -> None:
+def _check_mask(dataset: Dataset, view: Row, fact: ImageFacts, checked: dict[tuple[str, str], Size]) -> None:
     """Refuse a mask of another size than its image, and padding that would have no label."""
     if view.get("mask_uri") is None or fact.size is None:
         return
     pair = (view["uri"], view["mask_uri"])
     if pair not in checked:
-        checked[pair] = mask_size(root, view["mask_uri"], rules)
+        checked[pair] = mask_size(
+            dataset.root, view["mask_uri"], dataset.rules, colours=bool(dataset.mask_values.colours)
+        )
         if checked[pair] != fact.size:
             (width, height), (mask_width, mask_height) = fact.size, checked[pair]
             raise ManifestError(
                 f"mask {view['mask_uri']!r} is {mask_width} x {mask_height}, but its image {view['uri']!r} is "
-                f"{width} x {height} with its EXIF orientation applied. Save the mask as the image is shown."
+                f"{width} x {height}{_way_to_fit(checked[pair] == (height, width))}"
             )
     width, height = resize_target(view.get("transform")) or fact.size
-    if view.get("tile") is not None and spec.void is None:
+    if view.get("tile") is not None and dataset.spec.void is None:
         left, top, right, bottom = tile_box(view["tile"])
         if left < 0 or top < 0 or right > width or bottom > height:
             raise ManifestError(
                 f"tile {view['tile']} leaves image {view['uri']!r} of {width} x {height}, and its mask has no class "
                 "for what lies outside. State a void value with --void or dataset.json, or use --tile-fit resize."
             )
+
+
+def _way_to_fit(turned: bool) -> str:
+    if turned:
+        return " with its EXIF orientation applied. Save the mask as the image is shown."
+    return (
+        ". A mask has one value for each pixel of its image: cut or resize it to the image's size (to the nearest "
+        "pixel, without smoothing), or remove both."
+    )

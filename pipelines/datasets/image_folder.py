@@ -7,7 +7,7 @@ from pathlib import Path
 from feature_store.errors import ManifestError
 from pipelines.datasets.assemble import Row, assemble_dataset
 from pipelines.datasets.dataset import Dataset, DatasetOptions
-from pipelines.datasets.description import DESCRIPTION_FILE, dataset_spec
+from pipelines.datasets.description import DESCRIPTION_FILE, describe
 from pipelines.datasets.findings import finding
 from pipelines.datasets.scan import (
     ANNOTATION_ENDING,
@@ -51,7 +51,7 @@ def open_image_folder(path: Path, options: DatasetOptions, progress: Progress | 
     placed = place_in_folders(listing.uris)
     with_images = {image.class_name for image in placed if image.class_name is not None}
     folders = sorted(with_images | _class_folders(placed, listing.folders), key=str.encode)
-    spec = dataset_spec(root, options, found_classes=tuple(folders))
+    spec = describe(root, options, found_classes=tuple(folders)).spec
     unknown = [name for name in folders if name not in spec.classes]
     strangers = [name for name in unknown if name in with_images]
     if strangers:

@@ -14,7 +14,7 @@ from feature_store.manifest import MANIFEST_SCHEMA, DatasetSpec, check_ground_sa
 from feature_store.manifest_order import Columns, ordered_manifest, row_order, take_rows
 from pipelines.datasets.assemble import Row, assemble_dataset, check_tile, with_findings
 from pipelines.datasets.dataset import Dataset, DatasetOptions
-from pipelines.datasets.description import MAX_CLASSES, dataset_spec
+from pipelines.datasets.description import MAX_CLASSES, Description, describe
 from pipelines.datasets.findings import finding
 from pipelines.datasets.labels import number_labels
 from pipelines.datasets.manifest_columns import (
@@ -66,7 +66,9 @@ def open_manifest_file(path: Path, options: DatasetOptions, progress: Progress |
             # With links resolved and as the user wrote it: absolute paths may be spelled in either way.
             paths = plain_paths(table[column], (given_root.absolute(), root), place)
             table = table.set_column(table.column_names.index(column), column, paths)
-    table, spec = _with_class_numbers(table, dataset_spec(path.parent, options), place)
+    described = describe(path.parent, options)
+    table, spec = _with_class_numbers(table, described.spec, place)
+    described = replace(described, spec=spec)
     for index, row in rows_to_look_at(table, CONTENT_KEY.pattern):
         _check_at(row, place(index))
     if options.tile is not None and "tile" in table.column_names and table["tile"].null_count < table.num_rows:
@@ -77,7 +79,7 @@ def open_manifest_file(path: Path, options: DatasetOptions, progress: Progress |
     if options.tile is None and not needs_images(columns):
         dataset = with_findings(Dataset(spec=spec, table=_made_of(columns, root), root=root, rules=options.rules))
     else:
-        dataset = _with_facts_of_images(root, columns, spec, options, progress)
+        dataset = _with_facts_of_images(root, columns, described, options, progress)
     return replace(
         dataset, findings=(*finding("passed_over", "columns that no manifest has", others), *dataset.findings)
     )
@@ -107,7 +109,7 @@ def _made_of(columns: Columns, root: Path) -> pa.Table:
 
 
 def _with_facts_of_images(
-    root: Path, columns: Columns, spec: DatasetSpec, options: DatasetOptions, progress: Progress | None
+    root: Path, columns: Columns, described: Description, options: DatasetOptions, progress: Progress | None
 ) -> Dataset:
     """The dataset where images must be looked at, which costs far more than the dictionaries that rows become here."""
     n_rows = len(columns["uri"])
@@ -117,7 +119,14 @@ def _with_facts_of_images(
             "out masks and --tile, or split the manifest."
         )
     rows: list[Row] = pa.table(columns).to_pylist()
-    dataset = assemble_dataset(root, rows, spec, replace(options, limit_per_split=None), progress)
+    dataset = assemble_dataset(
+        root,
+        rows,
+        described.spec,
+        replace(options, limit_per_split=None),
+        progress,
+        mask_values=described.mask_values,
+    )
     check_views(dataset.table, {row["view_id"] for row in rows if row.get("view_id")})
     return dataset
 

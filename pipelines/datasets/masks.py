@@ -13,22 +13,24 @@ from jaxtyping import UInt8, UInt16
 from PIL import ImageFile
 
 from feature_store.errors import ManifestError
-from feature_store.manifest import DatasetSpec
 from pipelines.image_files import DEFAULT_RULES, ReadingRules, UnreadableImageError, open_image_file
 from pipelines.image_formats import decoding, open_image_header
 from pipelines.views import resize_target, tile_box
 
 Mask: TypeAlias = UInt8[np.ndarray, "height width"] | UInt16[np.ndarray, "height width"]
+ColourMask: TypeAlias = UInt8[np.ndarray, "height width 3"]
 ViewMask: TypeAlias = UInt8[np.ndarray, "view_height view_width"] | UInt16[np.ndarray, "view_height view_width"]
 MASK_SUFFIXES = (".png", ".tif", ".tiff")
+_COLOUR_MODES = ("RGB", "RGBA")
+_OPAQUE = 255
 _MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")
 _BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262
 _BLACK_IS_ZERO, _PALETTE = 1, 3
 _PIXELS_PER_STEP = 1 << 20
 
 
-def mask_size(root: Path, uri: str, rules: ReadingRules = DEFAULT_RULES) -> tuple[int, int]:
-    """The (width, height) of a mask, from its header.
+def mask_size(root: Path, uri: str, rules: ReadingRules = DEFAULT_RULES, *, colours: bool = False) -> tuple[int, int]:
+    """The (width, height) of a mask, from its header; `colours` says whether it may hold them.
 
     Raises:
         ManifestError: the file cannot be read as class numbers.
@@ -36,34 +38,44 @@ def mask_size(root: Path, uri: str, rules: ReadingRules = DEFAULT_RULES) -> tupl
     try:
         with open_image_file(root, uri, rules) as file:
             image = open_image_header(file, uri, rules.max_pixels)
-            _check_form(image, uri)
+            _check_form(image, uri, colours=colours)
             return image.size
     except UnreadableImageError as error:
         raise _refusal(uri, error) from error
 
 
-def read_mask(root: Path, uri: str, rules: ReadingRules = DEFAULT_RULES) -> Mask:
-    """The class numbers in a mask file, as they stand there.
+def read_mask(root: Path, uri: str, rules: ReadingRules = DEFAULT_RULES, *, colours: bool = False) -> Mask | ColourMask:
+    """The values in a mask file, as they stand there.
 
     PNG and TIFF with one value a pixel: gray, palette indices, 1-bit, 16-bit. An EXIF orientation in a PNG is ignored.
 
+    Args:
+        root: the dataset's root.
+        uri: the path relative to it.
+        rules: how files are read.
+        colours: whether the mask may hold RGB instead of values.
+
     Raises:
-        ManifestError: the file cannot be read, or holds colours instead of class numbers.
+        ManifestError: the file cannot be read, or holds colours that nobody listed.
     """
     try:
         with open_image_file(root, uri, rules) as file:
             head = file.read(26)
             file.seek(0)
             image = open_image_header(file, uri, rules.max_pixels)
-            _check_form(image, uri)
+            _check_form(image, uri, colours=colours)
             with decoding(file, uri, image.format or ""):
                 values = np.asarray(image)
+                if image.mode == "RGBA" and (values[..., 3] != _OPAQUE).any():
+                    raise ManifestError(f"mask {uri!r} has transparent pixels, which have no class. Save it without.")
     except UnreadableImageError as error:
         raise _refusal(uri, error) from error
+    if values.ndim == 3:
+        return np.ascontiguousarray(values[..., :3])
     if values.dtype == np.int32:
         if values.min() < 0 or values.max() > 65535:
             raise ManifestError(
-                f"mask {uri}: value {int(values.max())}; class numbers go from 0 to 65535. Renumber them."
+                f"mask {uri!r}: value {int(values.max())}; class numbers go from 0 to 65535. Renumber them."
             )
         return values.astype(np.uint16)
     if values.dtype.itemsize == 2:
@@ -73,44 +85,32 @@ def read_mask(root: Path, uri: str, rules: ReadingRules = DEFAULT_RULES) -> Mask
     return values.astype(np.uint8) // ((255 // (2**gray_bits - 1)) if gray_bits in (2, 4) else 1)
 
 
-def _check_form(image: ImageFile.ImageFile, uri: str) -> None:
+def _check_form(image: ImageFile.ImageFile, uri: str, *, colours: bool) -> None:
     if image.format not in ("PNG", "TIFF"):
         raise ManifestError(
-            f"mask {uri} is a {image.format} file, which may not keep its values; save masks as PNG or TIFF."
+            f"mask {uri!r} is a {image.format} file, which may not keep its values; save masks as PNG or TIFF."
         )
+    if image.mode in _COLOUR_MODES and colours:
+        return
     if image.mode not in _MODES:
         raise ManifestError(
-            f"mask {uri} holds {image.mode} colours; a mask holds one class number a pixel (gray or palette). "
-            "Save the class numbers, not their colours."
+            f"mask {uri!r} holds {image.mode} colours; a mask holds one class number a pixel (gray or palette). "
+            "Save the class numbers, or list the colour of each class, all different, as 'colours' in dataset.json."
         )
     tags: Mapping[int, Any] = getattr(image, "tag_v2", {})
     bits, photometric = tags.get(_BITS_PER_SAMPLE, (8,)), tags.get(_PHOTOMETRIC, _BLACK_IS_ZERO)
     if bits[0] not in (8, 16) or photometric not in (_BLACK_IS_ZERO, _PALETTE):
         raise ManifestError(
-            f"mask {uri} is a TIFF of {bits[0]} bits and photometric interpretation {photometric}; read are 8 and 16 "
+            f"mask {uri!r} is a TIFF of {bits[0]} bits and photometric interpretation {photometric}; read are 8 and 16 "
             "bits, black zero or palette. Save it as PNG."
         )
 
 
 def _refusal(uri: str, error: UnreadableImageError) -> ManifestError:
     return ManifestError(
-        f"mask {uri} cannot be read: {error.code}{f' ({error.detail})' if error.detail else ''}. Restore the file, or "
-        "remove mask and image from the dataset."
+        f"mask {uri!r} cannot be read: {error.code}{f' ({error.detail})' if error.detail else ''}. Restore the file, "
+        "or remove mask and image from the dataset."
     )
-
-
-def check_mask_values(mask: Mask, uri: str, spec: DatasetSpec) -> None:
-    """Refuse a mask with a value that means nothing.
-
-    Raises:
-        ManifestError: names the file, the value and the way out.
-    """
-    for value in values_in(mask):
-        if value >= spec.n_classes and value != spec.void:
-            raise ManifestError(
-                f"mask {uri} holds value {value}, but classes are numbered 0 to {spec.n_classes - 1} and void is "
-                f"{spec.void}. State the void value with --void or 'void' in dataset.json, or name the missing classes."
-            )
 
 
 def values_in(mask: Mask) -> list[int]:

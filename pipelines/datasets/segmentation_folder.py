@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 from feature_store.errors import ManifestError
 from pipelines.datasets.assemble import Row, assemble_dataset
 from pipelines.datasets.dataset import Dataset, DatasetOptions
-from pipelines.datasets.description import DESCRIPTION_FILE, dataset_spec
+from pipelines.datasets.description import DESCRIPTION_FILE, describe
 from pipelines.datasets.findings import finding
 from pipelines.datasets.masks import MASK_SUFFIXES
 from pipelines.datasets.scan import ANNOTATION_ENDING, SPLITS, Progress, existing_folder, list_folder
@@ -34,11 +34,13 @@ def open_segmentation_folder(path: Path, options: DatasetOptions, progress: Prog
             f"{str(path)!r} holds no folder with a folder of masks beside it, such as train/ and "
             f"train{ANNOTATION_ENDING}/; found are {sorted(folders)[:10]}. See docs/datasets.md for the layout."
         )
-    spec = dataset_spec(root, options)
+    described = describe(root, options)
+    spec = described.spec
     if not spec.classes:
         raise ManifestError(
             f"{str(path)!r} does not say what its mask values mean; write a {DESCRIPTION_FILE} beside the splits with "
-            '{"classes": ["sky", ...], "void": 11}, or give --classes and --void.'
+            '{"classes": ["sky", ...], "void": 11} or {"values": {"0": "void", "1": "sky", ...}}, or give --classes '
+            "and --void."
         )
     listing = list_folder(root, link_roots=options.rules.link_roots, own=(DESCRIPTION_FILE,))
     annotated = {name + ANNOTATION_ENDING for name in paired}
@@ -48,7 +50,7 @@ def open_segmentation_folder(path: Path, options: DatasetOptions, progress: Prog
     for uri in listing.uris:
         folder = uri.split("/")[0]
         if folder in paired:
-            rows.append({"uri": uri, "split": _split(folder), "mask_uri": _mask_of(uri, folder, masks)})
+            rows.append({"uri": uri, "split": _split(folder), "mask_uri": _mask_of(uri, folder, masks, listing.uris)})
         elif folder in folders and folder.lower() in SPLITS:
             rows.append({"uri": uri, "split": _split(folder)})
         elif folder not in annotated:
@@ -57,7 +59,7 @@ def open_segmentation_folder(path: Path, options: DatasetOptions, progress: Prog
         raise ManifestError(
             f"no image in {sorted(paired)} under {str(path)!r}; put the images beside their masks' folders."
         )
-    dataset = assemble_dataset(root, rows, spec, options, progress)
+    dataset = assemble_dataset(root, rows, spec, options, progress, mask_values=described.mask_values)
     unused = set(masks.values()) - {row.get("mask_uri") for row in rows}
     findings = (
         *listing.passed_over,
@@ -84,11 +86,17 @@ def _masks_by_stem(uris: list[str], folders: set[str]) -> dict[str, str]:
     return masks
 
 
-def _mask_of(uri: str, folder: str, masks: dict[str, str]) -> str:
+def _mask_of(uri: str, folder: str, masks: dict[str, str], uris: list[str]) -> str:
     stem = folder + ANNOTATION_ENDING + str(PurePosixPath(uri).with_suffix(""))[len(folder) :]
     if stem not in masks:
+        other = next((name for name in uris if str(PurePosixPath(name).with_suffix("")) == stem), None)
+        if other is not None:
+            raise ManifestError(
+                f"mask {other!r} of image {uri!r} is a {PurePosixPath(other).suffix} file, which may not keep its "
+                "values; save the class numbers as PNG or TIFF."
+            )
         raise ManifestError(
-            f"image {uri!r} has no mask {stem}.png; add the mask (PNG or TIFF), or move the image to a folder "
+            f"image {uri!r} has no mask {stem + '.png'!r}; add the mask (PNG or TIFF), or move the image to a folder "
             "without masks."
         )
     return masks[stem]

@@ -13,7 +13,7 @@ import pyarrow as pa
 from feature_store.manifest import TILE_AXES, DatasetSpec, manifest_table
 from pipelines.datasets.assemble import Row, assemble_dataset
 from pipelines.datasets.dataset import Dataset, DatasetOptions
-from pipelines.datasets.description import dataset_spec, read_description
+from pipelines.datasets.description import describe, read_description
 from pipelines.datasets.labels import number_labels
 from pipelines.datasets.manifest_file import CONTENT_KEY, check_rows, check_views
 from pipelines.datasets.scan import Progress, existing_folder
@@ -66,10 +66,12 @@ def imported_dataset(
     given = {row["view_id"] for row in rows if row.get("view_id")}
     if folder is None:
         name = options.name or _as_name(vectors.name) or "imported"
-        dataset = _without_images(rows, DatasetSpec(name=name, classes=classes, void=options.void))
+        dataset = _without_images(
+            rows, DatasetSpec(name=name, classes=classes, void=next(iter(options.void_values or ()), None))
+        )
     else:
-        spec = dataset_spec(folder, replace(options, classes=classes or None))
-        dataset = assemble_dataset(folder, rows, spec, options, progress)
+        described = describe(folder, replace(options, classes=classes or None))
+        dataset = assemble_dataset(folder, rows, described.spec, options, progress, mask_values=described.mask_values)
         _require_readable(dataset, folder)
     check_views(dataset.table, given)
     places = {_key(row): index for index, row in enumerate(rows)}
