@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import sys
 from pathlib import Path
@@ -91,8 +92,7 @@ def _write_manifest(path: Path, n_rows: int, *, shuffled: bool) -> None:
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
         for start in range(0, n_rows, 1 << 18):
             numbers = order[start : start + (1 << 18)]
-            # The numbers are mixed, since real digests do not compress either.
-            keys = [f"{number * 0x9E3779B97F4A7C15 % (1 << 256):064x}" for number in (numbers + 1).tolist()]
+            keys = [hashlib.sha256(str(number).encode()).hexdigest() for number in numbers.tolist()]
             columns = {
                 "uri": [f"images/{number:09d}.jpg" for number in numbers.tolist()],
                 "image_sha256": keys,

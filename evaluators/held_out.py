@@ -7,38 +7,40 @@ from jaxtyping import Int64
 
 from feature_store import StoreError
 
+Numbers = Int64[np.ndarray, " rows"]
 
-def groups_of(names: Sequence[str], images: Sequence[str]) -> list[str]:
+
+def groups_of(names: Numbers, images: Numbers) -> Numbers:
     """What must stay together: rows of one name, and names that share an image.
 
     Args:
-        names: of each row, its sequence, or else its file.
-        images: of each row, the digest of its image; copies of one file have one digest.
+        names: a number for each row's sequence, or else for its file, in the order of names.
+        images: a number for each row's image; copies of one file have one number.
 
     Returns:
-        Of each row the first name, in the order of text, of all those that its name is joined to.
+        Of each row the smallest number of all names that its own is joined to.
     """
-    first_of: dict[str, str] = {name: name for name in names}
-
-    def first(name: str) -> str:
-        while first_of[name] != name:
-            first_of[name] = name = first_of[first_of[name]]
-        return name
-
-    name_of: dict[str, str] = {}
-    for name, image in zip(names, images, strict=True):
-        one, other = sorted((first(name), first(name_of.setdefault(image, name))))
-        first_of[other] = one
-    return [first(name) for name in names]
+    joined = np.arange(names.max(initial=-1) + 1)
+    while True:
+        of_image = np.full(images.max(initial=-1) + 1, len(joined))
+        np.minimum.at(of_image, images, joined[names])
+        smaller = joined.copy()
+        np.minimum.at(smaller, names, of_image[images])
+        # Each name also takes what its smallest one takes, so that a chain of names is joined in few rounds.
+        smaller = smaller[smaller]
+        if (smaller == joined).all():
+            groups: Numbers = joined[names]
+            return groups
+        joined = smaller
 
 
 def hold_out_images(
-    images: Sequence[str], *, share: float, seed: int, strata: Sequence[int] | None = None
+    images: Sequence[str] | Numbers, *, share: float, seed: int, strata: Sequence[int] | Numbers | None = None
 ) -> tuple[Int64[np.ndarray, " kept"], Int64[np.ndarray, " held"]]:
     """Hold out a share of the images, never a part of one.
 
     Args:
-        images: the image (or sequence) of each row.
+        images: the image (or sequence) of each row, by name or by a number in the order of names.
         share: of the images to hold out, in (0, 1); at least one image on each side.
         seed: of the choice.
         strata: the class of each row; then the same share of every class is held out, up to one image, and of each at
@@ -50,30 +52,31 @@ def hold_out_images(
     Raises:
         StoreError: fewer than two images, or a share outside (0, 1).
     """
-    names = sorted(set(images))
-    if len(names) < 2 or not 0 < share < 1:
+    names, first_row, image_of_row = np.unique(np.asarray(images), return_index=True, return_inverse=True)
+    n_images = len(names)
+    if n_images < 2 or not 0 < share < 1:
         raise StoreError(
-            f"cannot hold out {share:g} of {len(names)} images; at least two images and a share between 0 and 1 are "
+            f"cannot hold out {share:g} of {n_images} images; at least two images and a share between 0 and 1 are "
             "needed."
         )
-    shuffled = np.random.default_rng(seed).permutation(len(names))
+    shuffled = np.random.default_rng(seed).permutation(n_images)
     if strata is None:
-        chosen = shuffled[: min(max(1, round(share * len(names))), len(names) - 1)]
+        chosen = shuffled[: min(max(1, round(share * n_images)), n_images - 1)]
     else:
-        class_of = dict(zip(reversed(images), reversed(strata), strict=True))
-        chosen = np.asarray(_of_every_class(shuffled, np.asarray([class_of[name] for name in names]), share))
-    held = {names[index] for index in chosen}
-    is_held = np.asarray([image in held for image in images], dtype=bool)
+        chosen = np.asarray(_of_every_class(shuffled, np.asarray(strata)[first_row], share))
+    held = np.zeros(n_images, dtype=bool)
+    held[chosen] = True
+    is_held = held[image_of_row]
     return np.flatnonzero(~is_held), np.flatnonzero(is_held)
 
 
 def sample_images(
-    images: Sequence[str], *, tokens_per_row: int, room_tokens: int, seed: int
-) -> tuple[Int64[np.ndarray, " rows"], int]:
+    images: Sequence[str] | Numbers, *, tokens_per_row: int, room_tokens: int, seed: int
+) -> tuple[Int64[np.ndarray, " sampled"], int]:
     """As many whole images as there is room for, drawn with a seed.
 
     Args:
-        images: the image of each row.
+        images: the image of each row, by name or by number.
         tokens_per_row: tokens of a row.
         room_tokens: tokens that there is room for.
         seed: of the order in which images are taken, until the next one does not fit.

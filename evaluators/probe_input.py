@@ -20,6 +20,7 @@ from evaluators.scores import patch_labels
 from evaluators.subject import DEFAULT_TRAIN_SPLIT, Subject, resolve_subject
 from evaluators.token_stream import stored_tokens
 from feature_store import FeatureSet, Selection, StoreError
+from feature_store.query.columns import numbered_texts
 
 _TEST_SPLITS = ("test", "val", "validation")
 _LABELS_AT_ONCE = 2**16
@@ -129,9 +130,10 @@ class ProbeInput:
         other.train_rows = rows
         return other
 
-    def images_of(self, rows: Int64[np.ndarray, " rows"]) -> list[str]:
-        """The digest of the image that each row shows the whole or a part of."""
-        return [self._images[row] for row in rows]
+    def images_of(self, rows: Int64[np.ndarray, " rows"]) -> Int64[np.ndarray, " rows"]:
+        """A number for the image that each row shows the whole or a part of, in the order of the images' digests."""
+        numbers: Int64[np.ndarray, " rows"] = self._images[rows]
+        return numbers
 
     def hold_out(
         self, rows: Int64[np.ndarray, " rows"], *, share: float, seed: int
@@ -140,14 +142,16 @@ class ProbeInput:
 
         Images that stand in two places stay together. Whole images are held out class by class.
         """
-        sequences, uris = self.features.column("sequence"), self.features.column("uri")
-        groups = groups_of([sequences[row] or uris[row] for row in rows], self.images_of(rows))
-        strata = None if self.on == "patches" else self._image_labels[rows].tolist()
+        columns = self.features.columns(["sequence", "uri"])
+        in_sequence = pc.fill_null(pc.not_equal(columns["sequence"], ""), False)
+        names = numbered_texts(pc.if_else(in_sequence, columns["sequence"], columns["uri"]))
+        groups = groups_of(names[rows], self.images_of(rows))
+        strata = None if self.on == "patches" else self._image_labels[rows]
         return hold_out_images(groups, share=share, seed=seed, strata=strata)
 
     @cached_property
-    def _images(self) -> list[Any]:
-        return self.features.column("image_sha256")
+    def _images(self) -> Int64[np.ndarray, " rows"]:
+        return numbered_texts(self.features.columns(["image_sha256"])["image_sha256"])
 
     @cached_property
     def _image_labels(self) -> Int64[np.ndarray, " rows"]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from jaxtyping import Int64
 
 from feature_store.datasets import manifest_batches
 from feature_store.errors import QueryError
@@ -112,6 +113,22 @@ def _column(
 def _class_names(labels: pa.Array, classes: Sequence[str]) -> pa.Array:
     named = pc.and_(pc.greater_equal(labels, 0), pc.less(labels, len(classes)))
     return pa.array(classes, pa.string()).take(pc.if_else(named, labels, pa.scalar(None, labels.type)))
+
+
+def numbered_texts(column: pa.ChunkedArray) -> Int64[np.ndarray, " rows"]:
+    """A number for each text, without nulls: how many smaller ones there are that differ from each other.
+
+    Millions of texts cost eight bytes each here, where a dictionary of them costs more than the texts.
+    """
+    whole = column.combine_chunks()
+    order = pc.sort_indices(whole).to_numpy(zero_copy_only=False)
+    numbers = np.zeros(len(order), dtype=np.int64)
+    for start in range(1, len(order), _ROWS_PER_BATCH):
+        places = order[start - 1 : start + _ROWS_PER_BATCH]
+        texts = whole.take(pa.array(places))
+        changes = pc.not_equal(texts.slice(1), texts.slice(0, len(texts) - 1)).to_numpy(zero_copy_only=False)
+        numbers[places[1:]] = numbers[places[0]] + np.cumsum(changes)
+    return numbers
 
 
 def dense_column(column: Any) -> np.ndarray[Any, Any]:

@@ -17,6 +17,8 @@ MOST_NAMED = 1000
 _MOST_KINDS = 100
 _SHA256_LENGTH = 64
 _SHA256 = "^[0-9a-f]{64}$"
+# Odd numbers, so that a change of any bit of a digest changes the sum.
+_MIXERS = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0x27D4EB2F165667C5], dtype=np.uint64)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,23 +81,27 @@ def copies(table: pa.Table, unreadable: Collection[str]) -> tuple[Finding, ...]:
 
 
 def _perhaps_repeated(table: pa.Table) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """The rows whose sha256 begins as that of another image does: few, so that grouping them takes little memory."""
-    begins = np.zeros(table.num_rows, dtype=np.uint64)
+    """The rows whose sha256 may be that of another image: few, so that grouping them takes little memory.
+
+    Digests are told apart by 64 bits made of all of theirs, eight bytes a row.
+    """
+    mixed = np.zeros(table.num_rows, dtype=np.uint64)
     has_sha256 = np.zeros(table.num_rows, dtype=bool)
     start = 0
     for batch in table.select(["image_sha256"]).to_batches(max_chunksize=ROWS_AT_ONCE):
         keys = batch["image_sha256"]
         is_sha256 = pc.match_substring_regex(keys, _SHA256).to_numpy(zero_copy_only=False)
-        digits = "".join(pc.utf8_slice_codeunits(keys.filter(pa.array(is_sha256)), 0, 16).to_pylist())
+        digits = "".join(keys.filter(pa.array(is_sha256)).to_pylist())
         rows = start + np.flatnonzero(is_sha256)
-        begins[rows] = np.frombuffer(bytes.fromhex(digits), dtype=">u8")
+        words = np.frombuffer(bytes.fromhex(digits), dtype=">u8").reshape(-1, len(_MIXERS)).astype(np.uint64)
+        mixed[rows] = (words * _MIXERS).sum(axis=1, dtype=np.uint64)
         has_sha256[rows] = True
         start += batch.num_rows
     # Rows of one image stand together, and are no copies of each other.
     numbers = image_numbers(table["uri"])
-    of_images = np.sort(begins[has_sha256 & (np.diff(numbers, prepend=-1) != 0)])
+    of_images = np.sort(mixed[has_sha256 & (np.diff(numbers, prepend=-1) != 0)])
     repeated = np.unique(of_images[1:][of_images[1:] == of_images[:-1]])
-    return has_sha256 & np.isin(begins, repeated)
+    return has_sha256 & np.isin(mixed, repeated)
 
 
 def classes_without_images(table: pa.Table, spec: DatasetSpec) -> tuple[Finding, ...]:

@@ -112,9 +112,13 @@ def test_copies_of_one_image_are_never_on_both_sides(synthetic: Callable[..., Sy
 
 
 def test_what_shares_a_name_or_an_image_is_one_group_by_any_way_round() -> None:
-    names = ["d", "a", "c", "b", "b", "e"]
-    images = ["1", "2", "1", "2", "3", "4"]
-    assert groups_of(names, images) == ["c", "a", "c", "a", "a", "e"]
+    names = np.array([3, 0, 2, 1, 1, 4])
+    images = np.array([0, 1, 0, 1, 2, 3])
+    assert groups_of(names, images).tolist() == [2, 0, 2, 0, 0, 4]
+    # A chain, in which each name shares an image with the next one, in an order that hides it.
+    order = np.random.default_rng(0).permutation(1000)
+    chain = np.concatenate([np.arange(500), np.arange(1, 501)])
+    assert (groups_of(chain[order], np.tile(np.arange(500), 2)[order]) == 0).all()
 
 
 def test_a_share_to_hold_out_beside_a_test_split_is_refused() -> None:
