@@ -10,7 +10,8 @@ from math import isfinite
 from typing import Any, Protocol
 
 from evaluators.changes import changes
-from feature_store import FeatureSet, Selection, StoreError
+from evaluators.subject import KIND_READ, Subject
+from feature_store import FeatureSet, Selection, StoreError, made_elsewhere
 from feature_store.results import read_result, result_digest, write_result
 
 
@@ -81,10 +82,21 @@ def question(
             "annotations": features.dataset.annotations_digest,
             "model": features.spec.title,
             "selection": None if selection is None else selection.name,
+            **_taken_for_other_tokens(selection, parameters),
             "layer": asked.get("subject", asked).get("layer"),
             "parameters": asked,
         },
     )
+
+
+def _taken_for_other_tokens(selection: Selection | None, parameters: Any) -> dict[str, str]:
+    """What an answer says of a selection that was made on other tokens than those that are asked about."""
+    subject = getattr(parameters, "subject", None)
+    if isinstance(subject, Subject) and subject.on != "auto" and subject.layer != "last":
+        return made_elsewhere(selection, int(subject.layer), KIND_READ[subject.on])
+    # A decoder takes patches with the class token; a selection for it is one of patches.
+    layer = getattr(parameters, "layer", None)
+    return made_elsewhere(selection, layer, "patches") if isinstance(layer, int) else {}
 
 
 def ask(features: FeatureSet, asked: Question, compute: Callable[[], Result], *, fresh: bool = False) -> Answer:

@@ -10,6 +10,7 @@ from jaxtyping import Float, Float32, Int64
 from evaluators.feature_map import FeatureMap
 from evaluators.neighbors import MAX_BANK_ROWS, Neighbors, search
 from evaluators.parameters import Metric
+from evaluators.subject import KIND_READ
 from evaluators.token_stream import BANK_BLOCK_TOKENS, TokensOn, joined_blocks, mean_over_patches, stored_tokens
 from feature_store import FeatureRows, FeatureSet, QueryError, RowQueries, Selection
 
@@ -77,7 +78,7 @@ def nearest(
 
     Raises:
         QueryError: no such token, more neighbours than tokens, or queries of another width or that are not finite.
-        SelectionError: the selection was made for other weights.
+        SelectionError: the selection was made for other weights, or on other tokens.
         IncompleteError: shards are missing.
     """
     features = among.features
@@ -85,7 +86,7 @@ def nearest(
     if on not in get_args(TokensOn):
         raise QueryError(f"nearest on {on!r}: choose {', '.join(get_args(TokensOn))}.")
     if selection is not None:
-        selection.check_fits(features.spec)
+        selection.check_fits(features.spec, layer=features.layer_number(layer), kind=KIND_READ[on])
     vectors = _checked(features, queries)
     rows: Int64[np.ndarray, " rows"] = among.rows[features.valid[among.rows]]
     per_row = features.spec.n_patches if on == "patches" else 1

@@ -17,7 +17,7 @@ from evaluators.feature_map import FeatureMap, standardising
 from evaluators.held_out import groups_of, hold_out_images
 from evaluators.moments import Moments, stream_moments
 from evaluators.scores import patch_labels
-from evaluators.subject import DEFAULT_TRAIN_SPLIT, Subject, resolve_subject
+from evaluators.subject import DEFAULT_TRAIN_SPLIT, KIND_READ, Subject, resolve_subject
 from evaluators.token_stream import stored_tokens
 from feature_store import FeatureSet, Selection, StoreError
 from feature_store.query.columns import numbered_texts
@@ -38,7 +38,7 @@ class ProbeInput:
     Raises:
         StoreError: no masks or labels for the subject, no test rows, a layer or token kind that is not stored, or a
             scored class that there is not.
-        SelectionError: the selection was made for other weights.
+        SelectionError: the selection was made for other weights, or on other tokens.
     """
 
     def __init__(self, features: FeatureSet, subject: Subject, selection: Selection | None = None) -> None:
@@ -46,7 +46,7 @@ class ProbeInput:
         resolved = resolve_subject(features, subject)
         self.on, self.layer = resolved.on, int(resolved.layer)
         if selection is not None:
-            selection.check_fits(features.spec)
+            selection.check_fits(features.spec, layer=self.layer, kind=KIND_READ[self.on])
         self.columns = None if selection is None else np.asarray(selection.features, dtype=np.int64)
         self.n_classes = features.dataset.spec.n_classes
         self.scored = _scored_classes(subject.scored, self.n_classes)

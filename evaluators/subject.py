@@ -3,10 +3,12 @@
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from feature_store import FeatureSet, StoreError
+from feature_store import FeatureSet, StoreError, TokenKind
 
 On = Literal["auto", "patches", "cls", "mean"]
 DEFAULT_TRAIN_SPLIT = "train"
+# Which stored tokens each is made of.
+KIND_READ: dict[str, TokenKind] = {"patches": "patches", "mean": "patches", "cls": "cls"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +53,14 @@ def resolve_subject(features: FeatureSet, subject: Subject) -> Subject:
         StoreError: no masks or labels for the subject, or a layer that is not stored.
     """
     return replace(subject, on=_resolve_on(features, subject.on), layer=features.layer_number(subject.layer))
+
+
+def probed_kind(features: FeatureSet) -> TokenKind:
+    """The token kind that probes of this dataset use by default; cls, or else patches, where none can be made."""
+    try:
+        return KIND_READ[_resolve_on(features, "auto")]
+    except StoreError:
+        return "cls" if "cls" in features.spec.identity.token_kinds else "patches"
 
 
 def _resolve_on(features: FeatureSet, on: On) -> On:

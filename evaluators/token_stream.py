@@ -8,16 +8,15 @@ import torch
 from jaxtyping import Float, Float32, Int64
 
 from evaluators.feature_map import FeatureMap
+from evaluators.subject import KIND_READ
 from evaluators.tensors import as_tensor
-from feature_store import FeatureSet, TokenKind
+from feature_store import FeatureSet
 
 TokensOn = Literal["patches", "cls", "mean"]
 
 # Sixty-four thousand bank tokens against sixteen thousand queries: the sizes at which the matrix product is fastest.
 BANK_BLOCK_TOKENS = 65_536
 QUERY_BLOCK_TOKENS = 16_384
-
-_KIND_READ: dict[str, TokenKind] = {"patches": "patches", "mean": "patches", "cls": "cls"}
 
 
 def stored_tokens(
@@ -40,7 +39,7 @@ def stored_tokens(
     Yields:
         (rows of the block, tokens [rows * tokens of a row, features]).
     """
-    for block_rows, block in features.iter_blocks(layer, _KIND_READ[on], rows=rows, block_bytes=block_bytes):
+    for block_rows, block in features.iter_blocks(layer, KIND_READ[on], rows=rows, block_bytes=block_bytes):
         if on == "mean":
             yield block_rows, mean_over_patches(block)
         else:

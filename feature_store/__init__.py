@@ -18,7 +18,14 @@ from feature_store.manifest import DatasetSpec, annotations_digest, manifest_tab
 from feature_store.query import FeatureRows, RowQueries
 from feature_store.reader import FeatureSet
 from feature_store.receipts import InvalidRow, Receipt, StoredObject
-from feature_store.selections import Selection, dropping, read_selection, selection_names, write_selection
+from feature_store.selections import (
+    Selection,
+    dropping,
+    made_elsewhere,
+    read_selection,
+    selection_names,
+    write_selection,
+)
 from feature_store.shards import Shard, missing_shards, shards_of, suggest_rows_per_shard
 from feature_store.store import FeatureStore, open_store
 from feature_store.writer import create_feature_set, create_store, finish_feature_set, write_shard
@@ -53,6 +60,7 @@ __all__ = [
     "digest_of",
     "dropping",
     "finish_feature_set",
+    "made_elsewhere",
     "manifest_table",
     "mask_digest",
     "missing_shards",

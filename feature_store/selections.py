@@ -1,4 +1,4 @@
-"""A stored choice of features, usable on any feature set of the same weights."""
+"""A stored choice of features, usable on tokens of one layer and kind of any feature set of the same weights."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -25,6 +25,7 @@ class Selection:
         basis: digest of the PCA whose features these are; None for the model's own.
         layer, kind: of the tokens that the choice was made on.
         made_by: how it was made, e.g. {"drop_top_variance": 200, "variance_result": digest}.
+        any_layer: whether its user takes it for any layer and token kind; no part of what is stored.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Selection:
     kind: str
     made_by: Mapping[str, Any]
     basis: str | None = None
+    any_layer: bool = False
 
     def __post_init__(self) -> None:
         if not self.features:
@@ -52,11 +54,24 @@ class Selection:
         of_basis = [] if self.basis is None else [self.basis]
         return digest_of([list(self.features), self.width, self.weights_sha256, *of_basis])
 
-    def check_fits(self, spec: FeatureSetSpec) -> None:
-        """Refuse the use on a feature set whose feature numbers mean something else.
+    def made_on(self, *, layer: int, kind: str) -> bool:
+        """Whether the choice was made on these tokens."""
+        return (layer, kind) == (self.layer, self.kind)
+
+    def does_the_same_as(self, other: "Selection") -> bool:
+        """Whether both keep the same features of the same tokens."""
+        return self.digest == other.digest and self.made_on(layer=other.layer, kind=other.kind)
+
+    def check_fits(self, spec: FeatureSetSpec, *, layer: int, kind: str) -> None:
+        """Refuse the use on tokens that the choice says nothing about.
+
+        Args:
+            spec: of the feature set.
+            layer, kind: of its tokens that are read; the mean of patches is of kind `patches`.
 
         Raises:
-            SelectionError: other weights, another width, or features of another PCA or of none.
+            SelectionError: other weights, another width, features of another PCA or of none; or, unless `any_layer`,
+                another layer or token kind.
         """
         if self.basis != spec.identity.basis:
             mine, theirs = (
@@ -73,6 +88,19 @@ class Selection:
                 f"and {spec.model} has weights {spec.identity.weights_sha256[:8]} with {spec.n_features}; feature "
                 "numbers mean something only within one model. Make one with `vitrine prune` on this feature set."
             )
+        if not self.any_layer and not self.made_on(layer=layer, kind=kind):
+            raise SelectionError(
+                f"selection {self.name!r} was made on {self.kind} of layer {self.layer}, and {kind} of layer {layer} "
+                "are read, whose features vary otherwise. Make one with "
+                f"`vitrine prune --tokens {kind} --layer {layer}`, or take it all the same with --any-layer."
+            )
+
+
+def made_elsewhere(selection: Selection | None, layer: int, kind: str) -> dict[str, str]:
+    """What a record says of a selection that was taken for other tokens than it was made on; else nothing."""
+    if selection is None or selection.made_on(layer=layer, kind=kind):
+        return {}
+    return {"selection_made_on": f"{selection.kind} of layer {selection.layer}"}
 
 
 def dropping(dropped: Sequence[int], width: int) -> tuple[int, ...]:
@@ -99,16 +127,24 @@ def write_selection(root: ObjectRoot, selection: Selection) -> None:
     """
     path = layout.selection(selection.name)
     content = {**asdict(selection), "features": list(selection.features), "digest": selection.digest}
+    del content["any_layer"]
     if root.put_new(path, record_bytes(content)):
         return
-    if read_selection(root, selection.name).digest != selection.digest:
+    there = read_selection(root, selection.name)
+    if not there.does_the_same_as(selection):
         raise SelectionError(
-            f"a selection {selection.name!r} with other features exists; choose another --name, or remove {path}."
+            f"a selection {selection.name!r} with other features, or made on other tokens ({there.kind} of layer "
+            f"{there.layer}), exists; choose another --name, or remove {path}."
         )
 
 
-def read_selection(root: ObjectRoot, name: str) -> Selection:
+def read_selection(root: ObjectRoot, name: str, *, any_layer: bool = False) -> Selection:
     """The selection of that name.
+
+    Args:
+        root: of the store.
+        name: of the selection.
+        any_layer: take it for tokens of any layer and kind.
 
     Raises:
         StoreNotFoundError: none; the error lists those there are.
@@ -133,6 +169,7 @@ def read_selection(root: ObjectRoot, name: str) -> Selection:
             kind=fields.text("kind"),
             made_by=fields.mapping("made_by"),
             basis=fields.text("basis") if value.get("basis") is not None else None,
+            any_layer=any_layer,
         )
     except SelectionError as error:
         raise fields.corrupt(f"it is no selection ({error})") from error

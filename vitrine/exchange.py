@@ -165,7 +165,7 @@ def run_export(
         found,
         kind=subject["kind"],
         layer=subject["layer"],
-        selection=None if chosen is None else read_selection(found.root, chosen),
+        selection=None if chosen is None else read_selection(found.root, chosen, any_layer=subject["any_layer"]),
         rows=None if where is None else found.where(where, time_limit_s=subject["time_limit_s"]).rows,
     )
     how = ExportOptions(

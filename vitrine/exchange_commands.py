@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from vitrine.options import Features, Json, Layer, SelectionName, Store, TimeLimit
+from vitrine.options import AnyLayer, Features, Json, Layer, SelectionName, Store, TimeLimit
 
 
 def import_vectors(
@@ -112,6 +112,7 @@ def export(
     ] = None,
     layer: Layer = "last",
     selection: SelectionName = None,
+    any_layer: AnyLayer = False,
     where: Annotated[
         str | None, typer.Option(help="Only rows for which this SQL condition over the manifest is true; see `query`.")
     ] = None,
@@ -147,7 +148,14 @@ def export(
         path,
         to=to,
         features=features,
-        subject={"kind": kind, "layer": layer, "selection": selection, "where": where, "time_limit_s": time_limit},
+        subject={
+            "kind": kind,
+            "layer": layer,
+            "selection": selection,
+            "any_layer": any_layer,
+            "where": where,
+            "time_limit_s": time_limit,
+        },
         options={
             "rows": rows,
             "projection": projection,

@@ -25,6 +25,13 @@ Partial = Annotated[
 SelectionName = Annotated[
     str | None, typer.Option("--selection", help="Use only the features of this selection; `vitrine prune` makes one.")
 ]
+AnyLayer = Annotated[
+    bool,
+    typer.Option(
+        "--any-layer",
+        help="Take the selection even where it was made on another layer or token kind; the record says so.",
+    ),
+]
 TimeLimit = Annotated[
     float,
     typer.Option("--time-limit", min=0.001, max=86_400, help="Seconds after which --where is given up."),

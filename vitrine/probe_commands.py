@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from vitrine.options import (
+    AnyLayer,
     Features,
     Fresh,
     HoldOut,
@@ -85,11 +86,17 @@ def prune(
     drop_random: Annotated[int | None, typer.Option(help="Drop M features at random: the control.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of --drop-random.")] = 0,
     features: Features = None,
-    tokens: Annotated[str, typer.Option(help="patches, cls or registers: where the variance is taken.")] = "patches",
+    tokens: Annotated[
+        str,
+        typer.Option(
+            help="patches, cls or registers: what it is made on, and for. `auto` takes what probes of the dataset use: "
+            "patches where there are masks, else cls."
+        ),
+    ] = "auto",
     layer: Layer = "last",
     json: Json = False,
 ) -> None:
-    """Make a selection: a stored choice of features, usable on any feature set of the same weights.
+    """Make a selection: a stored choice of features, for one layer and token kind of all that the same weights made.
 
     \b
     vitrine prune features --drop-top-variance 200 --name no200
@@ -115,6 +122,8 @@ def prune(
                 "digest": selection.digest,
                 "kept": len(selection.features),
                 "width": selection.width,
+                "layer": selection.layer,
+                "tokens": selection.kind,
                 "dropped": dropped,
                 "made_by": dict(selection.made_by),
             }
@@ -122,8 +131,8 @@ def prune(
         return
     shown = ", ".join(map(str, dropped[:12])) + (", ..." if len(dropped) > 12 else "")
     console().print(
-        f"selection {selection.name}: keeps {len(selection.features)} of {selection.width} features"
-        + (f", drops {shown}" if dropped else "")
+        f"selection {selection.name}: keeps {len(selection.features)} of {selection.width} features "
+        f"of {selection.kind}, layer {selection.layer}" + (f", drops {shown}" if dropped else "")
     )
 
 
@@ -134,6 +143,7 @@ def knn(
     k: Annotated[str, typer.Option(help="Neighbours that vote; several, as in 1,5,20, come from one search.")] = "1",
     metric: Annotated[str, typer.Option(help="cosine, dot or l2.")] = "cosine",
     selection: SelectionName = None,
+    any_layer: AnyLayer = False,
     standardise: Annotated[
         bool, typer.Option("--standardise", help="Give every feature mean 0 and variance 1 over the bank first.")
     ] = False,
@@ -166,6 +176,7 @@ def knn(
         knn_parameters(subject, metric=metric, standardise=standardise),
         ks=ks,
         selection=selection,
+        any_layer=any_layer,
         backend=backend,
         fresh=fresh,
     )
@@ -177,6 +188,7 @@ def linear(
     features: Features = None,
     on: TokensOn = "auto",
     selection: SelectionName = None,
+    any_layer: AnyLayer = False,
     l2: Annotated[
         str | None, typer.Option(help="Strengths of the penalty to choose among, comma-separated; one alone is taken.")
     ] = None,
@@ -225,6 +237,7 @@ def linear(
         found,
         linear_parameters(subject, l2s=l2s, memory_gb=memory, all_rows=all_rows, max_passes=max_passes),
         selection=selection,
+        any_layer=any_layer,
         fresh=fresh,
         say=lambda line: console(stderr=True).print(f"vitrine: {line}", markup=False, soft_wrap=True),
     )

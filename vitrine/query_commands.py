@@ -1,13 +1,14 @@
 """`vitrine query`: rows, their columns and their tokens, chosen by a condition or by nearness."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from vitrine.options import Features, Json, Layer, Partial, SelectionName, Store, TimeLimit
+from vitrine.options import AnyLayer, Features, Json, Layer, Partial, SelectionName, Store, TimeLimit
 
 
 def query(
@@ -54,6 +55,7 @@ def query(
     ] = None,
     metric: Annotated[str, typer.Option(help="Of --nearest: cosine, dot or l2.")] = "cosine",
     selection: SelectionName = None,
+    any_layer: AnyLayer = False,
     features: Features = None,
     allow_partial: Partial = False,
     json: Json = False,
@@ -83,11 +85,11 @@ def query(
         neighbours = NearestRequest.parse(
             nearest, k=k, on=on, metric=metric, selection=selection, layer=layer, output=output
         )
-        answer = partial(answer_nearest, request=neighbours, output=output, json=json)
+        answer = partial(answer_nearest, request=replace(neighbours, any_layer=any_layer), output=output, json=json)
     else:
         from vitrine.querying import RowsRequest, answer_rows
 
-        given = {"--selection": selection, "--on": on}
+        given = {"--selection": selection, "--any-layer": any_layer or None, "--on": on}
         _refuse([name for name, value in given.items() if value is not None], "needs --nearest ROW[:PATCH]")
         chosen = RowsRequest.parse(columns, tokens=tokens, layer=layer, patches=patches, limit=limit, output=output)
         answer = partial(answer_rows, request=chosen, output=output, json=json)

@@ -8,8 +8,9 @@ import pyarrow as pa
 
 from evaluators import NearestRows, nearest, stored_query
 from evaluators.parameters import Metric
+from evaluators.subject import KIND_READ
 from evaluators.token_stream import TokensOn
-from feature_store import QueryError, RowQueries, read_selection
+from feature_store import QueryError, RowQueries, made_elsewhere, read_selection
 from feature_store.query.columns import COLUMNS
 from vitrine.exits import UsageError
 from vitrine.output import print_json, print_table
@@ -37,6 +38,7 @@ class NearestRequest:
         k: how many; None for ten, or as many as there are.
         on: `patches`, `cls`, `mean`; None for the natural one.
         metric, selection, layer: of the comparison.
+        any_layer: take a selection that was made on other tokens.
     """
 
     row: int
@@ -46,6 +48,7 @@ class NearestRequest:
     metric: Metric
     selection: str | None
     layer: str
+    any_layer: bool = False
 
     @classmethod
     def parse(
@@ -91,11 +94,23 @@ def answer_nearest(rows: RowQueries, request: NearestRequest, *, output: Path | 
             "grid; name one of them."
         )
     vector = stored_query(features, request.row, request.patch, on=on, layer=request.layer)
-    selection = None if request.selection is None else read_selection(features.root, request.selection)
+    selection = (
+        None
+        if request.selection is None
+        else read_selection(features.root, request.selection, any_layer=request.any_layer)
+    )
     k = _how_many(rows, request.k, on)
     found = nearest(rows, vector, k, on=on, layer=request.layer, metric=request.metric, selection=selection)
     (entries,) = found.to_json()
-    about = {"on": on, "metric": request.metric, "row": request.row, "patch": request.patch}
+    layer = features.layer_number(request.layer)
+    about = {
+        "on": on,
+        "layer": layer,
+        "metric": request.metric,
+        "row": request.row,
+        "patch": request.patch,
+        **made_elsewhere(selection, layer, KIND_READ[on]),
+    }
     if output is not None:
         _write_neighbors(found, output)
     if json:

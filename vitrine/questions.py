@@ -29,7 +29,7 @@ from evaluators import (
 )
 from evaluators.parameters import DEFAULT_L2S, Backend, Metric
 from evaluators.prune import check_count
-from evaluators.subject import On, resolve_subject
+from evaluators.subject import KIND_READ, On, probed_kind, resolve_subject
 from feature_store import FeatureSet, Selection, SelectionError, read_selection, write_selection
 from feature_store.identity import FEATURE_KINDS
 from vitrine.exits import UsageError
@@ -129,6 +129,7 @@ def ask_knn(
     *,
     ks: tuple[int, ...] = (1,),
     selection: str | None = None,
+    any_layer: bool = False,
     backend: str = "auto",
     fresh: bool = False,
 ) -> list[Answer]:
@@ -137,9 +138,9 @@ def ask_knn(
     Raises:
         UsageError: an unknown backend.
     """
-    chosen = None if selection is None else read_selection(features.root, selection)
     backend_name: Backend = _choice(backend, get_args(Backend), "--backend")
     resolved = replace(parameters, subject=resolve_subject(features, parameters.subject))
+    chosen = _chosen(features, resolved.subject, selection, any_layer=any_layer)
 
     @functools.cache
     def results() -> dict[int, ProbeResult]:
@@ -176,12 +177,13 @@ def ask_linear(
     parameters: LinearParameters,
     *,
     selection: str | None = None,
+    any_layer: bool = False,
     fresh: bool = False,
     say: Callable[[str], None] = lambda _line: None,
 ) -> Answer:
     """The linear probe; `say` is told what a fit beyond memory will take."""
-    chosen = None if selection is None else read_selection(features.root, selection)
     resolved = replace(parameters, subject=resolve_subject(features, parameters.subject))
+    chosen = _chosen(features, resolved.subject, selection, any_layer=any_layer)
     asked = question(features, "linear", LINEAR_REVISION, resolved, chosen)
     return ask(
         features,
@@ -189,6 +191,15 @@ def ask_linear(
         lambda: evaluators.evaluate_linear(features, resolved, selection=chosen, say=say),
         fresh=fresh,
     )
+
+
+def _chosen(features: FeatureSet, subject: Subject, name: str | None, *, any_layer: bool) -> Selection | None:
+    """The selection of that name, held to the tokens of a resolved subject before any answer is looked up."""
+    if name is None:
+        return None
+    chosen = read_selection(features.root, name, any_layer=any_layer)
+    chosen.check_fits(features.spec, layer=int(subject.layer), kind=KIND_READ[subject.on])
+    return chosen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,9 +219,9 @@ class Dropping:
 
 
 def make_selection(
-    features: FeatureSet, dropping: Dropping, *, name: str, kind: str = "patches", layer: int | str = "last"
+    features: FeatureSet, dropping: Dropping, *, name: str, kind: str = "auto", layer: int | str = "last"
 ) -> Selection:
-    """Make and store a selection.
+    """Make and store a selection, for tokens of `kind`; `auto` is what probes of this dataset use.
 
     Raises:
         UsageError: none or several of the ways.
@@ -219,6 +230,8 @@ def make_selection(
     ways = [way for way in (dropping.top_variance, dropping.listed, dropping.random) if way is not None]
     if len(ways) != 1:
         raise UsageError("give exactly one of --drop-top-variance M, --drop FILE and --drop-random M.")
+    kind = _choice(kind, ("auto", *FEATURE_KINDS), "--tokens")
+    kind = probed_kind(features) if kind == "auto" else kind
     about: dict[str, Any] = {"name": name, "layer": features.layer_number(layer), "kind": kind}
     if dropping.top_variance is not None:
         # Before the variance is taken, which leaves an answer in the store.

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from vitrine.options import Features, Fresh, Json, Partial, Store
+from vitrine.options import AnyLayer, Features, Fresh, Json, Partial, Store
 
 
 def reconstruct(
@@ -31,6 +31,7 @@ def reconstruct(
         str | None,
         typer.Option(help="Take the features away that this selection leaves out.", show_default=False),
     ] = None,
+    any_layer: AnyLayer = False,
     images: Annotated[
         int | None, typer.Option(min=1, help="Decode only so many views, spread evenly.", show_default="all")
     ] = None,
@@ -74,6 +75,7 @@ def reconstruct(
             any_weights=any_weights,
             n_dropped=drop_top_variance,
             selection=selection,
+            any_layer=any_layer,
             n_views=images,
             split=None if split == "all" else split,
             seed=seed,

@@ -56,6 +56,7 @@ class Asked:
         weights: a checkpoint with encoder and decoder.
         any_weights: go on where the store's tokens are of another file.
         n_dropped, selection: the features to take away; at most one of the two is given.
+        any_layer: take a selection that was made on other tokens than the patches that are decoded.
         n_views, split, seed: see `ReconstructionParameters`.
         root: where the images stand; None for where they stood when they were extracted.
     """
@@ -64,6 +65,7 @@ class Asked:
     any_weights: bool = False
     n_dropped: int | None = None
     selection: str | None = None
+    any_layer: bool = False
     n_views: int | None = None
     split: str | None = "auto"
     seed: int = 0
@@ -148,8 +150,8 @@ class Reconstruction:
     @cached_property
     def _selection(self) -> Selection:
         if self._asked.selection is not None:
-            selection = read_selection(self._features.root, self._asked.selection)
-            selection.check_fits(self._features.spec)
+            selection = read_selection(self._features.root, self._asked.selection, any_layer=self._asked.any_layer)
+            selection.check_fits(self._features.spec, layer=self._parameters.layer, kind="patches")
             return selection
         width = self._features.spec.n_features
         n_dropped = round(_PAPERS_SHARE * width) if self._asked.n_dropped is None else self._asked.n_dropped

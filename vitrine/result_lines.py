@@ -5,7 +5,23 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 # How results of one question name what they were asked, in the order in which a reader looks for it.
-_FIRST = ("features", "feature_set", "kind", "on", "layer", "selection", "k", "metric", "standardise", "l2")
+_FIRST = (
+    "features",
+    "feature_set",
+    "kind",
+    "on",
+    "layer",
+    "selection",
+    "k",
+    "metric",
+    "standardise",
+    "l2",
+    "split",
+    "n_taken",
+    "n_views",
+)
+# What an evaluator found of what it was asked, such as the split that `auto` stood for.
+_FOUND = ("l2", "split", "n_taken", "n_views")
 # What the same words of the question say, or what the evaluator found and nobody asked.
 _TAKEN_ELSEWHERE = ("evaluator", "parameters", "backend")
 
@@ -53,7 +69,7 @@ def _facts(record: Mapping[str, Any]) -> dict[str, str]:
         **asked,
         "labels": str(key.get("annotations"))[:8],
         "selection": _selection(key.get("selection"), result.get("selection")),
-        "l2": result.get("l2"),
+        **{name: result[name] for name in _FOUND if name in result},
     }
     del said["annotations"]
     if str(said["features"]).endswith(said["feature_set"]):

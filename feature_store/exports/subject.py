@@ -16,7 +16,7 @@ from feature_store.exports.places import ExportRefusedError
 from feature_store.identity import TokenKind
 from feature_store.manifest import MANIFEST_SCHEMA
 from feature_store.reader import FeatureSet
-from feature_store.selections import Selection
+from feature_store.selections import Selection, made_elsewhere
 from feature_store.token_reader import RowNumbers
 
 Kind = Literal["cls", "patches", "registers", "mean"]
@@ -53,7 +53,7 @@ class ExportSubject:
     Raises:
         ExportRefusedError: an unknown kind, or no valid row.
         StoreError: a layer or kind that is not stored, or shards are missing.
-        SelectionError: the selection was made for other weights.
+        SelectionError: the selection was made for other weights, or on other tokens.
     """
 
     def __init__(
@@ -70,11 +70,11 @@ class ExportSubject:
         chosen = kind or ("cls" if "cls" in stored else "mean")
         if chosen not in KINDS:
             raise ExportRefusedError(f"--kind {chosen!r}: choose among {', '.join(KINDS)}.")
-        if selection is not None:
-            selection.check_fits(features.spec)
         self.features = features
         self.kind: Kind = chosen
         self.layer = features.layer_number(layer)
+        if selection is not None:
+            selection.check_fits(features.spec, layer=self.layer, kind=self.stored_kind)
         self.selection = selection
         wanted = np.arange(features.spec.n_rows) if rows is None else rows
         self.rows: RowNumbers = wanted[features.valid[wanted]]
@@ -145,6 +145,7 @@ class ExportSubject:
             "kind": self.kind,
             "grid": list(features.spec.grid),
             "selection": None if self.selection is None else self.selection.name,
+            **made_elsewhere(self.selection, self.layer, self.stored_kind),
             "features": None if self.selection is None else list(self.selection.features),
             "classes": list(dataset.spec.classes),
             "void": dataset.spec.void,

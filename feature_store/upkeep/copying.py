@@ -223,7 +223,9 @@ def _copy_selections(copy: _Copy, weights: set[str]) -> Iterator[str]:
             continue
         path = layout.selection(name)
         content = copy.source.read(path)
-        if copy.target.put_new(path, content) or read_selection(copy.target, name).digest == selection.digest:
+        if copy.target.put_new(path, content) or read_selection(copy.target, name).does_the_same_as(selection):
             yield name
         else:
-            copy.notes.append(f"{copy.target.url} keeps its own selection {name!r}, which has other features.")
+            copy.notes.append(
+                f"{copy.target.url} keeps its own selection {name!r}, which is of other features or tokens."
+            )

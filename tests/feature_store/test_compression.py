@@ -206,15 +206,19 @@ def test_a_selection_of_the_models_features_fits_int8_and_no_pca(tmp_path: Path)
     square = Projection(mean=PROJECTION.mean, basis=np.eye(3, dtype=np.float32))
     turned = compressed(source, Codec(projection=square), "float16")
     selection = make_selection()
-    selection.check_fits(source.spec)
-    selection.check_fits(small.spec)
+    selection.check_fits(source.spec, layer=selection.layer, kind=selection.kind)
+    selection.check_fits(small.spec, layer=selection.layer, kind=selection.kind)
     with pytest.raises(SelectionError, match=r"of the model's own features, and vit_tiny-pca3 has the features of PCA"):
-        selection.check_fits(turned.spec)
+        selection.check_fits(turned.spec, layer=selection.layer, kind=selection.kind)
     of_pca = make_selection(basis=turned.spec.identity.basis)
-    of_pca.check_fits(turned.spec)
-    of_pca.check_fits(compressed(source, Codec(projection=square, quantiser=QUANTISER), "int8").spec)
+    of_pca.check_fits(turned.spec, layer=of_pca.layer, kind=of_pca.kind)
+    of_pca.check_fits(
+        compressed(source, Codec(projection=square, quantiser=QUANTISER), "int8").spec,
+        layer=of_pca.layer,
+        kind=of_pca.kind,
+    )
     with pytest.raises(SelectionError, match="was made of the features of PCA"):
-        of_pca.check_fits(source.spec)
+        of_pca.check_fits(source.spec, layer=of_pca.layer, kind=of_pca.kind)
     assert of_pca.digest != selection.digest
 
 

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,8 @@ def test_npy_holds_the_valid_rows_in_order_and_says_what_they_are(
 
 def test_a_selection_takes_its_features_and_a_split_its_rows(tmp_path: Path, features: FeatureSet) -> None:
     rows = np.array([1, 2, 5, 20])
-    subject = ExportSubject(features, kind="patches", selection=samples.make_selection(), rows=rows)
+    selection = replace(samples.make_selection(), layer=features.layer_number("last"))
+    subject = ExportSubject(features, kind="patches", selection=selection, rows=rows)
     export_features(subject, "npy", tmp_path / "out")
     expected = features.read("last", "patches", [1, 5, 20])[..., [0, 2]]
     np.testing.assert_array_equal(np.load(tmp_path / "out" / "patches.npy"), expected)

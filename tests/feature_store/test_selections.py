@@ -14,6 +14,7 @@ from feature_store import (
     StoreNotFoundError,
     create_store,
     dropping,
+    made_elsewhere,
     read_selection,
     selection_names,
     write_selection,
@@ -68,7 +69,8 @@ def test_a_name_means_one_choice_for_ever(store_url: str) -> None:
     write_selection(root, make_selection())
     write_selection(root, make_selection(made_by={"again": True}))
     with pytest.raises(
-        SelectionError, match=r"^a selection 'no1' with other features exists; choose another --name, or"
+        SelectionError,
+        match=r"^a selection 'no1' with other features, or made on other tokens .*, exists; choose another --name, or",
     ):
         write_selection(root, make_selection(features=(0, 1)))
     assert read_selection(root, "no1") == make_selection()
@@ -109,10 +111,11 @@ def test_features_ascend_within_the_width(features: tuple[int, ...], message: st
 
 
 def test_a_selection_fits_its_own_weights_alone() -> None:
-    make_selection().check_fits(make_spec())
+    made = make_selection()
+    made.check_fits(make_spec(), layer=made.layer, kind=made.kind)
     for wrong in (make_selection(weights_sha256="c" * 64), make_selection(width=4)):
         with pytest.raises(SelectionError, match="feature numbers mean something only within one model"):
-            wrong.check_fits(make_spec())
+            wrong.check_fits(make_spec(), layer=wrong.layer, kind=wrong.kind)
 
 
 @pytest.mark.parametrize(
@@ -134,3 +137,24 @@ def test_a_damaged_selection_is_refused(tmp_path: Path, key: str, value: Any, me
     write_record(root, path, {**read_record(root, path), key: value})
     with pytest.raises(CorruptError, match=rf"^selections/no1\.json: {message}.* make it again with `vitrine prune`"):
         read_selection(root, "no1")
+
+
+def test_a_selection_is_bound_to_its_layer_and_token_kind_unless_its_user_says_otherwise(store_url: str) -> None:
+    root, made = create_store(store_url), make_selection()
+    write_selection(root, made)
+    for layer, kind in ((made.layer + 1, made.kind), (made.layer, "registers")):
+        with pytest.raises(SelectionError, match=r"was made on .* --any-layer"):
+            read_selection(root, made.name).check_fits(make_spec(), layer=layer, kind=kind)
+        taken = read_selection(root, made.name, any_layer=True)
+        taken.check_fits(make_spec(), layer=layer, kind=kind)
+        assert made_elsewhere(taken, layer, kind) == {"selection_made_on": f"{made.kind} of layer {made.layer}"}
+        assert taken.digest == made.digest
+    assert made_elsewhere(made, made.layer, made.kind) == {}
+
+
+def test_a_name_is_not_given_anew_to_a_selection_of_other_tokens(store_url: str) -> None:
+    root, made = create_store(store_url), make_selection()
+    write_selection(root, made)
+    write_selection(root, replace(made, any_layer=True))
+    with pytest.raises(SelectionError, match="made on other tokens"):
+        write_selection(root, replace(made, layer=made.layer + 1))

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from vitrine.__main__ import run as run_command_line
 
@@ -68,5 +70,22 @@ def tiny_store(
     made = run_vitrine(
         "extract", f"segmentation:{tiny_images}", "--model", tiny_model, "--weights", tiny_weights, "--store", store
     )
+    assert made.code == 0, made.err
+    return store
+
+
+@pytest.fixture
+def photos_store(tmp_path: Path, tiny_model: str, tiny_weights: Path) -> Path:
+    """A store of two folders of classes with six photos each, without splits."""
+    generator = np.random.default_rng(0)
+    for number in range(12):
+        folder = tmp_path / "photos" / ("dark" if number % 2 else "light")
+        folder.mkdir(parents=True, exist_ok=True)
+        low = 0 if number % 2 else 128
+        pixels = generator.integers(low, low + 128, (48, 48, 3)).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    store = tmp_path / "photos_store"
+    words = ("extract", f"images:{tmp_path / 'photos'}", "--model", tiny_model, "--weights", tiny_weights)
+    made = run_vitrine(*words, "--store", store)
     assert made.code == 0, made.err
     return store

@@ -181,3 +181,43 @@ def test_linear_beyond_memory_says_first_what_it_does(vitrine: Run, tiny_store: 
     in_passes = vitrine(*little, "--all-rows", "--max-passes", 5)
     assert "in passes: some 5 to 5 of" in in_passes.err
     assert (in_passes.json["passes"], in_passes.json["converged"], in_passes.json["sample"]) == (5, False, None)
+
+
+def test_prune_takes_the_tokens_that_probes_of_the_dataset_use_and_says_so(vitrine: Run, photos_store: Path) -> None:
+    made = vitrine("prune", photos_store, "--drop-top-variance", 3, "--name", "no3", "--json").json
+    assert made["tokens"] == "cls"
+    features = open_store(str(photos_store)).features()
+    variance = features.read("last", "cls").astype(np.float64).var(axis=0)
+    assert made["dropped"] == sorted(np.argsort(-variance)[:3].tolist())
+    assert "of cls, layer 6" in vitrine("prune", photos_store, "--drop-random", 3, "--name", "random3").out
+
+
+@pytest.mark.parametrize("command", ["knn", "linear"])
+def test_class_folders_without_splits_are_evaluated_on_images_held_out(
+    vitrine: Run, photos_store: Path, command: str
+) -> None:
+    refused = vitrine(command, photos_store)
+    assert refused.code == 1
+    assert "has no splits" in refused.err
+    assert "--hold-out 0.25" in " ".join(refused.err.split())
+    answer = vitrine(command, photos_store, "--hold-out", 0.25, "--seed", 1, "--json").json
+    assert (answer["n_train"], answer["n_test"]) == (9, 3)
+    assert answer["test_split"] == "held out: 0.25 of the images of all rows, seed 1"
+
+
+def test_a_selection_of_other_tokens_is_refused_and_any_layer_is_told(
+    vitrine: Run, photos_store: Path, tmp_path: Path
+) -> None:
+    vitrine("prune", photos_store, "--tokens", "patches", "--drop-random", 3, "--name", "of-patches")
+    commands: list[tuple[object, ...]] = [
+        ("knn", photos_store, "--hold-out", 0.25),
+        ("linear", photos_store, "--hold-out", 0.25, "--l2", 0.1),
+        ("query", photos_store, "--nearest", 0),
+        ("export", photos_store, tmp_path / "out", "--to", "npy"),
+    ]
+    for words in commands:
+        refused = vitrine(*words, "--selection", "of-patches")
+        assert refused.code == 2, words
+        assert "was made on patches of layer 6, and cls of layer 6 are read" in " ".join(refused.err.split())
+        answer = vitrine(*words, "--selection", "of-patches", "--any-layer", "--json").json
+        assert answer["selection_made_on"] == "patches of layer 6"
