@@ -297,18 +297,25 @@ def prepare_rerun(plan: ExtractionPlan, *, store: str) -> Prepared:
             f"{plan.backbone.weights_sha256}; name the file of before."
         )
     receipts = committed_receipts(root, plan.folder, spec)
+    environment = current_environment(plan.backbone.device)
     if receipts:
-        require_same_environment(root, plan.folder, current_environment(plan.backbone.device))
+        require_same_environment(root, plan.folder, environment)
     missing = missing_shards(shards_of(spec.n_rows, spec.rows_per_shard), receipts)
+    manifest = cached_manifest(store, plan.dataset_folder)
+    # Feature sets that the earlier run copied from may be gone or damaged by now, and others may have been mended.
+    reuse = find_sources(FeatureStore(root).readable()[0], manifest, spec, missing, environment=environment)
+    sources = tuple(source.name for source in reuse.sources if source.refused is None)
     return Prepared(
         root=root,
-        # Feature sets that the earlier run copied from may be gone or damaged by now.
-        plan=replace(plan, store=store, threads=max(1, len(os.sched_getaffinity(0))), sources=(), devices=()),
+        plan=replace(plan, store=store, threads=max(1, len(os.sched_getaffinity(0))), sources=sources, devices=()),
         dataset=dataset.spec.name,
         name=feature_set_name(plan.folder),
         missing=missing,
-        computed=tuple(shard.n_rows for shard in missing),
-        manifest=cached_manifest(store, plan.dataset_folder),
+        computed=reuse.computed,
+        removed=reuse.removed,
+        linked=reuse.linked,
+        sources=reuse.sources,
+        manifest=manifest,
         receipts=receipts,
         staged=None,
         done_as=None,

@@ -236,6 +236,13 @@ def gc(
     store: Store,
     yes: Yes = False,
     aside: Annotated[bool, typer.Option("--aside", help="Also what `vitrine repair` moved aside.")] = False,
+    superseded: Annotated[
+        bool,
+        typer.Option(
+            "--superseded",
+            help="Also feature sets that a newer complete one of the same dataset and recipe holds.",
+        ),
+    ] = False,
     nobody_writes: Annotated[
         bool,
         typer.Option(
@@ -250,12 +257,15 @@ def gc(
     \b
     vitrine gc features          # say what would go
     vitrine gc features --yes    # let it go
+    vitrine gc features --superseded --yes    # and the earlier nights of a nightly job
     """
     from feature_store import open_store
     from feature_store.upkeep import collect_garbage
     from vitrine.output import console, counted, print_json, print_table, size
 
-    report = collect_garbage(open_store(store).root, remove=yes, aside=aside, nobody_writes=nobody_writes)
+    report = collect_garbage(
+        open_store(store).root, remove=yes, aside=aside, superseded=superseded, nobody_writes=nobody_writes
+    )
     if json:
         print_json(report.to_json())
         return
@@ -267,13 +277,23 @@ def gc(
         out.print(report.held_back, markup=False)
     partials = counted(report.partials_swept, "partial file")
     things = counted(len(report.garbage), "thing")
+    frees = _frees(report.n_bytes, report.freed_bytes)
     if yes:
-        out.print(f"removed {things}, {size(report.n_bytes)}, and {partials} of dead writers")
+        out.print(f"removed {things}, {size(report.n_bytes)}{frees}, and {partials} of dead writers")
     else:
         out.print(
-            f"{things} of {size(report.n_bytes)} may go, and {partials} unless they are being "
+            f"{things} of {size(report.n_bytes)}{frees} may go, and {partials} unless they are being "
             "written; nothing was removed: pass --yes to do it"
         )
+
+
+def _frees(n_bytes: int, freed_bytes: int) -> str:
+    """What a removal gives back, where that is less than what it takes away."""
+    from vitrine.output import size
+
+    if freed_bytes == n_bytes:
+        return ""
+    return f" (which frees {size(freed_bytes)}: the rest is shared with feature sets that stay)"
 
 
 def rm(
@@ -298,22 +318,26 @@ def rm(
     vitrine rm features selections/no200 results/knn --yes
     """
     from feature_store import open_store
-    from feature_store.upkeep import find_removable, remove, without_writers
+    from feature_store.upkeep import bytes_freed, find_removable, remove, without_writers
     from vitrine import exits
     from vitrine.output import console, counted, print_json, size
 
     root = open_store(store).root
     with without_writers(root, "remove") if yes else contextlib.nullcontext():
         found = find_removable(root, names)
+        freed = bytes_freed(root, found)
         for each in found if yes else []:
             remove(root, each)
     if json:
         listed = [{"name": each.name, "kind": each.kind, "bytes": each.n_bytes} for each in found]
-        print_json({"removed": yes, "found": listed, "exit_code": exits.DONE})
+        print_json({"removed": yes, "found": listed, "freed_bytes": freed, "exit_code": exits.DONE})
         return
     for each in found:
         what = f"{each.kind} {each.name}, {counted(each.n_objects, 'object')}, {size(each.n_bytes)}"
         console().print(f"{'removed' if yes else 'would remove'} {what}", markup=False)
+    in_all = sum(each.n_bytes for each in found)
+    if freed != in_all:
+        console().print(f"{size(in_all)} in all{_frees(in_all, freed)}", markup=False)
     if not yes:
         console().print("nothing was removed: pass --yes to do it")
 

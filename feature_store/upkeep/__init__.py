@@ -4,8 +4,9 @@ from feature_store.upkeep.collect import CollectReport, Garbage, collect_garbage
 from feature_store.upkeep.compare import ArrayDifference, Comparison, compare_feature_sets, pair_names
 from feature_store.upkeep.copying import CopyReport, copy_store
 from feature_store.upkeep.findings import Finding, VerifyReport
-from feature_store.upkeep.removal import Removable, find_removable, remove, without_writers
+from feature_store.upkeep.removal import Removable, bytes_freed, find_removable, remove, without_writers
 from feature_store.upkeep.repair import RepairReport, Unfinished, repair_store
+from feature_store.upkeep.superseded import Superseded, find_superseded
 from feature_store.upkeep.verify import verify_store
 
 __all__ = [
@@ -17,12 +18,15 @@ __all__ = [
     "Garbage",
     "Removable",
     "RepairReport",
+    "Superseded",
     "Unfinished",
     "VerifyReport",
+    "bytes_freed",
     "collect_garbage",
     "compare_feature_sets",
     "copy_store",
     "find_removable",
+    "find_superseded",
     "pair_names",
     "remove",
     "repair_store",

@@ -6,16 +6,17 @@ Always safe, since no living writer's work can be among it: partial files, which
 (each is locked while it is written); objects of a feature set under names that no writer of it has; results of feature
 sets that are gone, which at worst are computed once more; and, when asked for, what `repair` moved aside.
 
-Only while no writer of this machine is at work, which the lock on `vitrine.json` says (`ObjectRoot.alone`): annotations
-that no pointer names, registrations that were cut off, and removals that were begun. A registration writes the
-pointer last, so that its folder looks unneeded until then; and a running extraction goes on reading the annotations
-that it began with when others come into force. Every writer holds the lock from before its first look to its end, and
+Only while no writer of this machine is at work, which the lock on `vitrine.json` says (`ObjectRoot.alone`):
+annotations that no pointer names, registrations that were cut off, removals that were begun, and, when asked for,
+feature sets that a newer one holds, with their datasets. A registration writes the pointer last, so that its folder
+looks unneeded until then; and a running extraction goes on reading the annotations that it began with when others come
+into force, and feature sets that it copies from. Every writer holds the lock from before its first look to its end, and
 waits for it while a collection is at work; what is needed is looked up only after the lock was given. Where nobody can
 tell, behind a URL, these are left unless the caller says that nobody writes.
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -27,8 +28,10 @@ from feature_store.objects import ObjectRoot
 from feature_store.reader import FeatureSet
 from feature_store.results import all_results
 from feature_store.store import FeatureStore
+from feature_store.twins import freed_bytes, sizes_under
 from feature_store.upkeep.inspection import is_partial
-from feature_store.upkeep.removal import pointed_to, remove_folder
+from feature_store.upkeep.removal import pointed_to, remove_folder, users_of_views
+from feature_store.upkeep.superseded import Superseded, find_superseded
 
 _DATASET_FOLDER = re.compile(r"[0-9a-f]{8}-[0-9a-f]{8}")
 
@@ -61,12 +64,14 @@ class CollectReport:
         removed: whether it was removed.
         partials_swept: partial files of dead writers that were removed; without removal, all partial files there are.
         held_back: why some things were not looked for, or empty.
+        freed_bytes: what all garbage gives back; a file that has a name elsewhere too gives nothing.
     """
 
     url: str
     garbage: tuple[Garbage, ...]
     removed: bool
     partials_swept: int
+    freed_bytes: int
     held_back: str = ""
 
     @property
@@ -80,7 +85,12 @@ class CollectReport:
 
 
 def collect_garbage(
-    root: ObjectRoot, *, remove: bool = False, aside: bool = False, nobody_writes: bool = False
+    root: ObjectRoot,
+    *,
+    remove: bool = False,
+    aside: bool = False,
+    superseded: bool = False,
+    nobody_writes: bool = False,
 ) -> CollectReport:
     """Find what nobody needs, and remove it when asked to; see the module for why that is safe.
 
@@ -88,11 +98,15 @@ def collect_garbage(
         root: the store.
         remove: remove it; without, nothing is changed.
         aside: what `repair` moved aside is garbage too.
+        superseded: so is a feature set that a newer one of the same dataset and recipe holds, see `find_superseded`.
         nobody_writes: the caller knows that no process writes to the store, wherever it runs.
     """
     with root.alone(layout.STORE_FILE) as alone:
         quiet = bool(alone or (alone is None and nobody_writes))
-        found = list(_find(root, aside=aside, quiet=quiet))
+        # A thing may be unneeded for two reasons; the first is told.
+        by_path = {each.path: each for each in reversed(list(_find(root, aside, superseded=superseded, quiet=quiet)))}
+        found = list(reversed(by_path.values()))
+        freed = freed_bytes(root, sizes_under(root, by_path))
         if remove:
             for garbage in found:
                 _remove(root, garbage)
@@ -102,6 +116,7 @@ def collect_garbage(
         garbage=tuple(found),
         removed=remove,
         partials_swept=partials,
+        freed_bytes=freed,
         held_back="" if quiet else _why_held_back(alone),
     )
 
@@ -113,15 +128,19 @@ def _why_held_back(alone: bool | None) -> str:
     return f"nobody can tell whether a process is writing, so {left}; say --nobody-writes when you know that none does."
 
 
-def _find(root: ObjectRoot, *, aside: bool, quiet: bool) -> Iterator[Garbage]:
+def _find(root: ObjectRoot, aside: bool, *, superseded: bool, quiet: bool) -> Iterator[Garbage]:
     store = FeatureStore(root)
     digests = set()
+    old = {each.features.name: each for each in find_superseded(store)} if superseded and quiet else {}
+    yield from _superseded(root, old)
     unreadable = False
     for name in store.names():
         try:
             features = FeatureSet(root, name, partial=True)
         except StoreError:
             unreadable = True  # its results and annotations may be needed when it is repaired
+            continue
+        if name in old:
             continue
         digests.add(features.digest)
         yield from _orphans(root, features)
@@ -140,6 +159,22 @@ def _garbage(root: ObjectRoot, entries: Iterable[str], folder: str, reason: str)
         path = f"{folder}/{entry}"
         sizes = [size for _, size in root.walk(path)]
         yield Garbage(path=path, reason=reason, n_objects=len(sizes), n_bytes=sum(sizes), is_folder=True)
+
+
+def _superseded(root: ObjectRoot, old: Mapping[str, Superseded]) -> Iterator[Garbage]:
+    """Feature sets that a newer one holds, then the datasets that no other feature set needs: first what names them."""
+    for name, each in old.items():
+        yield from _garbage(root, [name], layout.FEATURES, each.reason)
+    for name, each in old.items():
+        features = each.features
+        pointer = layout.dataset_pointer(features.dataset_name, features.spec.identity.views_digest)
+        folder = pointed_to(root, pointer)
+        if folder is None or set(users_of_views(root, folder)) - set(old):
+            continue
+        reason = f"the dataset of {name}, which goes"
+        yield Garbage(path=pointer, reason=reason, n_objects=1, n_bytes=root.size_bytes(pointer) or 0)
+        parent, _, start = pointer.removesuffix(".json").rpartition("/")
+        yield from _garbage(root, [e for e in root.list(parent) if e.startswith(f"{start}-")], parent, reason)
 
 
 def _orphans(root: ObjectRoot, features: FeatureSet) -> Iterator[Garbage]:

@@ -12,6 +12,7 @@ from feature_store.intact import object_crc32c
 from feature_store.objects import ObjectRoot
 from feature_store.receipts import StoredObject
 from feature_store.records import parse_record, read_bounded, record_bytes
+from feature_store.twins import FileKey, file_key
 from feature_store.upkeep.findings import Finding, ReadProgress
 
 
@@ -54,6 +55,8 @@ class Inspection:
         self.data: list[StatedData] = []
         self.objects_checked = 0
         self._known: set[str] = set()
+        # Of each file with several names: the name under which it was read, and its checksum.
+        self._read: dict[FileKey, tuple[str, int]] = {}
 
     def under(self, folder: str) -> list[str]:
         """The paths of all files under a folder."""
@@ -147,9 +150,24 @@ class Inspection:
                 progress(data.stated.size_bytes, bytes_in_all)
         return sound
 
+    def _crc32c(self, path: str) -> int:
+        """The checksum of a file, which is read once whatever names it has."""
+        key = file_key(self.root, path)
+        if key is None:
+            return object_crc32c(self.root, path)
+        if key not in self._read:
+            self._read[key] = (path, object_crc32c(self.root, path))
+        return self._read[key][1]
+
+    def _same_file(self, path: str) -> str:
+        """Where the same file was read under another name, a sentence that says so."""
+        key = file_key(self.root, path)
+        first = path if key is None or key not in self._read else self._read[key][0]
+        return "" if first == path else f"It is the same file as {first}. "
+
     def _is_intact(self, data: StatedData) -> bool:
         try:
-            found = object_crc32c(self.root, data.path)
+            found = self._crc32c(data.path)
         except (OSError, StoreNotFoundError, CorruptError) as error:
             reason = getattr(error, "strerror", None) or error
             self.problem(
@@ -161,7 +179,7 @@ class Inspection:
                 data.path,
                 "checksum",
                 f"{data.path} has the CRC-32C {found:08x}, and its record states {data.stated.crc32c:08x}: its bytes "
-                f"were changed after they were written. {data.remedy}",
+                f"were changed after they were written. {self._same_file(data.path)}{data.remedy}",
                 data.suspects,
             )
         return found == data.stated.crc32c

@@ -19,6 +19,7 @@ from feature_store.datasets import RECORD_FILE, read_pointer
 from feature_store.errors import CorruptError, StoreError, StoreNotFoundError
 from feature_store.objects import ObjectRoot
 from feature_store.store import FeatureStore
+from feature_store.twins import freed_bytes, sizes_under
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,6 +146,14 @@ def without_writers(root: ObjectRoot, what: str) -> Iterator[None]:
                 f"{what} again."
             )
         yield
+
+
+def bytes_freed(root: ObjectRoot, found: Sequence[Removable]) -> int:
+    """What removing all of these gives back: a file that has a name elsewhere too, as a grown feature set has, nothing.
+
+    To be asked before they are removed.
+    """
+    return freed_bytes(root, sizes_under(root, [each.name for each in found]))
 
 
 def remove(root: ObjectRoot, removable: Removable) -> None:
