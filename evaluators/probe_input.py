@@ -19,7 +19,8 @@ from evaluators.moments import Moments, stream_moments
 from evaluators.scores import patch_labels
 from evaluators.subject import DEFAULT_TRAIN_SPLIT, KIND_READ, Subject, resolve_subject
 from evaluators.token_stream import stored_tokens
-from feature_store import FeatureSet, Selection, StoreError
+from feature_store import FeatureSet, Selection, StoreError, UnknownNameError
+from feature_store.nearest_name import did_you_mean
 from feature_store.query.columns import numbered_texts
 
 _TEST_SPLITS = ("test", "val", "validation")
@@ -166,12 +167,15 @@ class ProbeInput:
         if subject.hold_out is not None and not there and name == DEFAULT_TRAIN_SPLIT:
             train, name = np.flatnonzero(usable), "all rows"
         if not train.size:
+            # A default that the dataset lacks is nothing that a user typed.
+            self._require_split(subject.train_split, there, typed=name != DEFAULT_TRAIN_SPLIT)
             raise StoreError(self._no_training_rows(subject, there))
         if subject.hold_out is not None:
             kept, held = self.hold_out(train, share=subject.hold_out, seed=subject.seed)
             note = f"{subject.hold_out:g} of the images of {name}, seed {subject.seed}"
             return train[kept], train[held], f"{name} without the held out", f"held out: {note}"
         wanted = [subject.test_split] if subject.test_split else list(_TEST_SPLITS)
+        self._require_split(wanted[0], there, typed=subject.test_split is not None)
         for name in wanted:
             test = np.flatnonzero(self.features.in_split(name) & usable)
             if test.size and name != subject.train_split:
@@ -181,6 +185,14 @@ class ProbeInput:
             f"{subject.train_split!r} (splits there: {', '.join(there)}). Name one with --test-split, or test on "
             "held-out images with --hold-out 0.2."
         )
+
+    def _require_split(self, name: str, there: list[str], *, typed: bool) -> None:
+        """Refuse a split that was named and that no row has."""
+        if typed and there and name not in self.features.splits:
+            raise UnknownNameError(
+                f"split {name!r} is not in {self.features.name}{did_you_mean(name, there)}; splits there: "
+                f"{', '.join(there)}."
+            )
 
     def _no_training_rows(self, subject: Subject, there: list[str]) -> str:
         """What is wrong, and the way out."""

@@ -12,6 +12,7 @@ from feature_store.errors import (
     ShardError,
     StoreError,
     StoreNotFoundError,
+    UnknownNameError,
 )
 from feature_store.identity import FeatureSetSpec, Identity, TokenKind
 from feature_store.manifest import DatasetSpec, annotations_digest, manifest_table, mask_digest, view_id, views_digest
@@ -54,6 +55,7 @@ __all__ = [
     "StoredDataset",
     "StoredObject",
     "TokenKind",
+    "UnknownNameError",
     "annotations_digest",
     "create_feature_set",
     "create_store",

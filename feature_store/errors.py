@@ -2,7 +2,8 @@
 
 StoreError
 ├── StorageError             (OSError)             the place behind a URL refuses, or does not answer
-├── StoreNotFoundError       (FileNotFoundError)   nothing stands there, or no such feature set
+├── StoreNotFoundError       (FileNotFoundError)   nothing stands there
+├── UnknownNameError         (LookupError)         a name that a user gave, of nothing here or of several things
 ├── ManifestError            (ValueError)          a manifest breaks its schema or its rules
 ├── IdentityMismatchError    (ValueError)          two runs that must not be mixed
 ├── ShardError               (ValueError)          rows that do not make a whole shard, or a bad shard object
@@ -34,6 +35,13 @@ class StoreNotFoundError(StoreError, FileNotFoundError):
     def __str__(self) -> str:
         # OSError's own form would print "(errno, message)".
         return str(self.args[0]) if self.args else ""
+
+
+class UnknownNameError(StoreError, LookupError):
+    """A feature set, selection, layer, token kind or split was named that is not there, or not by that name alone.
+
+    It is the word that is wrong and not the store, so a command that is refused for it was used wrongly.
+    """
 
 
 class ManifestError(StoreError, ValueError):

@@ -13,10 +13,11 @@ from feature_store import layout
 from feature_store.arrays import row_bytes, token_layout, valid_layout
 from feature_store.compression import Codec, DecodingReader, read_codecs
 from feature_store.datasets import StoredDataset, dataset_in_force, open_masks
-from feature_store.errors import CorruptError, IncompleteError, StoreError
+from feature_store.errors import CorruptError, IncompleteError, UnknownNameError
 from feature_store.identity import FeatureSetSpec, TokenKind
 from feature_store.intact import has_checksum, object_crc32c
 from feature_store.masks import MaskReader
+from feature_store.nearest_name import did_you_mean
 from feature_store.objects import ObjectRoot
 from feature_store.query.patches import PatchChoice, n_chosen, patch_numbers
 from feature_store.query.rows import BLOCK_BYTES, RowQueries
@@ -173,10 +174,20 @@ class FeatureSet(RowQueries):
         return self.spec.n_rows
 
     def rows_of_split(self, split: str | None) -> RowNumbers:
-        """The valid rows of a split, ascending; of the whole feature set for None."""
+        """The valid rows of a split, ascending; of the whole feature set for None.
+
+        Raises:
+            UnknownNameError: the dataset has no such split.
+        """
         if split is None:
             return np.flatnonzero(self.valid)
-        return np.flatnonzero(self.in_split(split) & self.valid)
+        belongs = self.in_split(split)
+        if not belongs.any():
+            question = did_you_mean(split, self.splits)
+            raise UnknownNameError(
+                f"split {split!r} is not in {self.name}{question}; splits there: {', '.join(self.splits) or 'none'}."
+            )
+        return np.flatnonzero(belongs & self.valid)
 
     def in_split(self, split: str) -> Bool[np.ndarray, " rows"]:
         """Whether each row belongs to a split."""
@@ -192,13 +203,17 @@ class FeatureSet(RowQueries):
         """A layer as a number: `last` is the highest that is stored.
 
         Raises:
-            StoreError: the layer is not stored.
+            UnknownNameError: the layer is not stored.
         """
         layers = self.spec.identity.layers
         number = layers[-1] if layer == "last" else int(layer) if str(layer).isdecimal() else None
         if number not in layers:
-            raise StoreError(
-                f"layer {layer!r} is not in {self.name}; it has {', '.join(map(str, layers))}. "
+            there = f"it has {', '.join(map(str, layers))}"
+            if not str(layer).isdecimal():
+                question = did_you_mean(str(layer), ["last"])
+                raise UnknownNameError(f"layer {layer!r} is not in {self.name}{question}; {there}.")
+            raise UnknownNameError(
+                f"layer {layer!r} is not in {self.name}; {there}. "
                 f"`vitrine extract --layers {layer}` adds a feature set with it."
             )
         return number
@@ -393,7 +408,7 @@ class FeatureSet(RowQueries):
 
     def _stored_layer(self, layer: int | str, kind: TokenKind) -> int:
         if kind not in self.spec.identity.token_kinds:
-            raise StoreError(
+            raise UnknownNameError(
                 f"{self.name} has no {kind!r} tokens, only {', '.join(self.spec.identity.token_kinds)}; "
                 f"`vitrine extract --tokens {kind}` adds a feature set with them."
             )

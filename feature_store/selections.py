@@ -7,8 +7,9 @@ from typing import Any
 
 from feature_store import layout
 from feature_store.canonical import digest_of
-from feature_store.errors import SelectionError, StoreNotFoundError
+from feature_store.errors import SelectionError, StoreNotFoundError, UnknownNameError
 from feature_store.identity import FeatureSetSpec
+from feature_store.nearest_name import did_you_mean
 from feature_store.objects import ObjectRoot
 from feature_store.records import Fields, read_record, record_bytes
 
@@ -147,16 +148,17 @@ def read_selection(root: ObjectRoot, name: str, *, any_layer: bool = False) -> S
         any_layer: take it for tokens of any layer and kind.
 
     Raises:
-        StoreNotFoundError: none; the error lists those there are.
+        UnknownNameError: none; the error lists those there are.
         CorruptError: its file cannot be read.
     """
     path = layout.selection(name)
     try:
         value = read_record(root, path)
     except StoreNotFoundError as error:
-        there = ", ".join(selection_names(root)) or "none yet"
-        raise StoreNotFoundError(
-            f"no selection {name!r} in {root.url} (there: {there}); `vitrine prune` makes one."
+        names = selection_names(root)
+        there = f"there: {', '.join(names) or 'none yet'}"
+        raise UnknownNameError(
+            f"no selection {name!r} in {root.url} ({there}){did_you_mean(name, names)}; `vitrine prune` makes one."
         ) from error
     fields = Fields(value, name=path, remedy="Remove it and make it again with `vitrine prune`.")
     try:

@@ -3,7 +3,8 @@
 import re
 
 from feature_store import layout
-from feature_store.errors import CorruptError, StoreError, StoreNotFoundError
+from feature_store.errors import CorruptError, StoreError, StoreNotFoundError, UnknownNameError
+from feature_store.nearest_name import did_you_mean
 from feature_store.newest import differ_by_age_alone, newest_first
 from feature_store.objects import ObjectRoot
 from feature_store.reader import FeatureSet
@@ -96,8 +97,8 @@ class FeatureStore:
             name: as `resolve` takes it.
 
         Raises:
-            StoreNotFoundError: none fits.
-            StoreError: several fit that differ in more than their age; the error lists them.
+            StoreNotFoundError: there is none at all.
+            UnknownNameError: none fits, or several that differ in more than their age; the error lists them.
             CorruptError: its record cannot be read.
         """
         name, older = self.choose(name)
@@ -126,8 +127,9 @@ class FeatureStore:
             The whole name, and the names of those that fit too and are older or not complete, newest first.
 
         Raises:
-            StoreNotFoundError: none fits.
-            StoreError: several fit that differ in more than their age; the error lists them, newest first.
+            StoreNotFoundError: there is none at all.
+            UnknownNameError: none fits, or several that differ in more than their age; the error lists them, newest
+                first.
         """
         wanted, at, which = (f"@{LATEST}" if name is None and newest else name or "").partition("@")
         listed = self._listed(wanted.rpartition("/")[0])
@@ -138,16 +140,25 @@ class FeatureStore:
         if at and which != LATEST:
             fitting = _of_digest(fitting, which)
         if not fitting:
-            there = ", ".join(self.names()) or "none yet"
-            asked = "no feature set" if name is None else f"no feature set fits {name!r}"
-            raise StoreNotFoundError(f"{asked} in {self.url} (there: {there}). `vitrine extract` makes one.")
+            raise self._none_fits(name)
         if len(fitting) == 1:
             return fitting[0], ()
         if newest or which == LATEST:
             chosen = self._newest(fitting)
             if chosen is not None:
                 return chosen
-        raise StoreError(f"{len(fitting)} feature sets fit; {way_out}: {', '.join(self._by_age(fitting))}.")
+        raise UnknownNameError(f"{len(fitting)} feature sets fit; {way_out}: {', '.join(self._by_age(fitting))}.")
+
+    def _none_fits(self, name: str | None) -> StoreError:
+        """What to raise where nothing is meant: the word is wrong, or the store is empty."""
+        names = self.names()
+        there = f"(there: {', '.join(names) or 'none yet'}). `vitrine extract` makes one."
+        if name is None:
+            return StoreNotFoundError(f"no feature set in {self.url} {there}")
+        # A user who mistypes a part of a name wrote a dataset, a model, or both without their digests.
+        short = {part.rpartition("-")[0] for full in names for part in full.split("/")}
+        question = did_you_mean(name, [*names, *short])
+        return UnknownNameError(f"no feature set fits {name!r}{question} in {self.url} {there}")
 
     def _newest(self, names: list[str]) -> tuple[str, tuple[str, ...]] | None:
         """The newest of several that is complete, and the others; None where they differ in more than their age."""

@@ -22,6 +22,7 @@ _USAGE_ERRORS = {
     "PlanError",
     "QueryError",
     "SelectionError",
+    "UnknownNameError",
     "UsageError",
 }
 

@@ -10,8 +10,8 @@ def open_features(store: str, name: str | None, *, partial: bool = False) -> Fea
     Where the name fits older states of the same dataset, one line on standard error says which was taken.
 
     Raises:
-        StoreNotFoundError: none fits.
-        StoreError: several fit that differ in more than their age.
+        StoreNotFoundError: no store, or nothing in it.
+        UnknownNameError: none fits, or several that differ in more than their age.
     """
     found = open_store(store).features(name, partial=partial)
     if found.older:

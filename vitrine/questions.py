@@ -32,12 +32,13 @@ from evaluators.prune import check_count
 from evaluators.subject import KIND_READ, On, probed_kind, resolve_subject
 from feature_store import FeatureSet, Selection, SelectionError, read_selection, write_selection
 from feature_store.identity import FEATURE_KINDS
+from feature_store.nearest_name import did_you_mean
 from vitrine.exits import UsageError
 
 
 def _choice(value: str, choices: tuple[str, ...], option: str) -> Any:
     if value not in choices:
-        raise UsageError(f"{option} {value!r}: choose {', '.join(choices)}.")
+        raise UsageError(f"{option} {value!r}: choose {', '.join(choices)}{did_you_mean(value, choices)}.")
     return value
 
 
@@ -53,7 +54,10 @@ def scored_classes(features: FeatureSet, names: str | None) -> tuple[int, ...] |
     wanted = [name.strip() for name in names.split(",")]
     unknown = [name for name in wanted if name not in classes]
     if unknown:
-        raise UsageError(f"--score {unknown[0]!r}: {features.dataset.spec.name} has {', '.join(classes) or 'none'}.")
+        near = did_you_mean(unknown[0], classes)
+        raise UsageError(
+            f"--score {unknown[0]!r}: {features.dataset.spec.name} has {', '.join(classes) or 'none'}{near}."
+        )
     return tuple(sorted({classes.index(name) for name in wanted}))
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from feature_store import layout
 from feature_store.datasets import RECORD_FILE, read_pointer
-from feature_store.errors import CorruptError, StoreError, StoreNotFoundError
+from feature_store.errors import CorruptError, StoreError, StoreNotFoundError, UnknownNameError
 from feature_store.objects import ObjectRoot
 from feature_store.store import FeatureStore
 from feature_store.twins import freed_bytes, sizes_under
@@ -49,8 +49,8 @@ def find_removable(root: ObjectRoot, names: Sequence[str]) -> list[Removable]:
             `FeatureStore.resolve` takes it.
 
     Raises:
-        StoreNotFoundError: nothing of that name.
-        StoreError: the name of several, or a dataset that a feature set needs.
+        UnknownNameError: nothing of that name, or several feature sets.
+        StoreError: a dataset that a feature set needs.
     """
     found: dict[str, Removable] = {}
     for name in names:
@@ -70,7 +70,7 @@ def find_removable(root: ObjectRoot, names: Sequence[str]) -> list[Removable]:
 def _file(root: ObjectRoot, path: str, kind: str) -> Removable:
     n_bytes = root.size_bytes(path)
     if n_bytes is None:
-        raise StoreNotFoundError(f"{root.url} has no {path}, so there is nothing to remove; see `vitrine ls`.")
+        raise UnknownNameError(f"{root.url} has no {path}, so there is nothing to remove; see `vitrine ls`.")
     return Removable(name=path, kind=kind, n_objects=1, n_bytes=n_bytes)
 
 
@@ -84,7 +84,7 @@ def _results(root: ObjectRoot, rest: str) -> list[Removable]:
     folder = f"{layout.RESULTS}/{layout.check_segment(evaluator)}"
     paths = [path for path, _ in root.walk(folder) if path.removeprefix(f"{folder}/").startswith(digest)]
     if not paths:
-        raise StoreNotFoundError(f"{root.url} has no results/{rest}; `vitrine results` lists what there is.")
+        raise UnknownNameError(f"{root.url} has no results/{rest}; `vitrine results` lists what there is.")
     return [_file(root, path, "results") for path in paths]
 
 
@@ -101,7 +101,7 @@ def _datasets(root: ObjectRoot, rest: str) -> list[Removable]:
     folder = f"{layout.DATASETS}/{layout.check_segment(name)}"
     entries = [entry for entry in root.list(folder) if not entry.endswith(".json") and entry.startswith(digests)]
     if not entries:
-        raise StoreNotFoundError(f"{root.url} has no datasets/{rest}; `vitrine show` names datasets.")
+        raise UnknownNameError(f"{root.url} has no datasets/{rest}; `vitrine show` names datasets.")
     return [_dataset(root, f"{folder}/{entry}") for entry in entries]
 
 

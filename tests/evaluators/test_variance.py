@@ -32,7 +32,7 @@ def test_variance_refuses_a_kind_a_layer_or_a_split_that_is_not_there(segmented:
     for parameters, message in (
         (VarianceParameters(kind="registers"), "no 'registers' tokens"),
         (VarianceParameters(layer=11), "layer 11 is not in"),
-        (VarianceParameters(split="val"), "no valid rows"),
+        (VarianceParameters(split="val"), "split 'val' is not in"),
     ):
         with pytest.raises(StoreError, match=message):
             evaluate_variance(segmented.features, parameters)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from feature_store import FeatureSetSpec, StoreError, StoreNotFoundError, create_feature_set, create_store, open_store
+from feature_store import FeatureSetSpec, StoreError, UnknownNameError, create_feature_set, create_store, open_store
 from feature_store.growth import Growth
 from feature_store.newest import newest_first
 from feature_store.objects import ObjectRoot
@@ -79,7 +79,7 @@ def test_digits_after_the_at_sign_name_a_state_by_its_own_digest_or_by_its_views
             assert store.features(f"photos@{digits}").name == name
     assert store.features("photos@abababab").name == other
     for name in ("photos@", "photos@earliest", "photos@abab@latest", "photos@00ff", "others@latest"):
-        with pytest.raises(StoreNotFoundError, match="no feature set fits"):
+        with pytest.raises(UnknownNameError, match="no feature set fits"):
             store.features(name)
 
 

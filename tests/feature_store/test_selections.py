@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from feature_store import (
     CorruptError,
     SelectionError,
-    StoreNotFoundError,
+    UnknownNameError,
     create_store,
     dropping,
     made_elsewhere,
@@ -86,12 +86,10 @@ def test_a_name_that_cannot_be_a_files_is_refused(store_url: str, name: str) -> 
 
 def test_an_unknown_name_lists_the_known_ones(store_url: str) -> None:
     root = create_store(store_url)
-    with pytest.raises(
-        StoreNotFoundError, match=r"^no selection 'no2' in .* \(there: none yet\); `vitrine prune` makes"
-    ):
+    with pytest.raises(UnknownNameError, match=r"^no selection 'no2' in .* \(there: none yet\); `vitrine prune` makes"):
         read_selection(root, "no2")
     write_selection(root, make_selection())
-    with pytest.raises(StoreNotFoundError, match=r"\(there: no1\)"):
+    with pytest.raises(UnknownNameError, match=r"\(there: no1\)"):
         read_selection(root, "no2")
 
 

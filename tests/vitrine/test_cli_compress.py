@@ -83,10 +83,10 @@ def test_a_selection_of_the_full_set_is_for_int8_and_not_for_pca(vitrine: Run, s
         (("--pca", 64), 2, "tokens have 64 features; name a number from 1 to 63"),
         (("--pca", 0), 2, "error: --pca '0': give a number of 1 or more. See `vitrine compress --help`."),
         (("--pca", 20), 1, "only 16 cls tokens are there to fit it on"),
-        (("--pca", 8, "--tokens", "registers"), 1, "has no registers tokens"),
+        (("--pca", 8, "--tokens", "registers"), 2, "has no registers tokens"),
         (("--pca", 8, "--tokens", "frob"), 2, "choose among patches, cls, registers"),
-        (("--pca", 8, "--split", "frob"), 1, "split 'frob'"),
-        (("--pca", 8, "--features", "frob"), 1, "no feature set fits"),
+        (("--pca", 8, "--split", "frob"), 2, "split 'frob'"),
+        (("--pca", 8, "--features", "frob"), 2, "no feature set fits"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(

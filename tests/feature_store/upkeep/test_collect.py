@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from feature_store import FeatureStore, StoreError, StoreNotFoundError, create_feature_set, create_store
+from feature_store import FeatureStore, StoreError, UnknownNameError, create_feature_set, create_store
 from feature_store.objects import ObjectRoot
 from feature_store.results import write_result
 from feature_store.roots import open_root
@@ -121,7 +121,7 @@ def test_names_find_what_they_name(store_url: str) -> None:
     folder = f"features/{names[0]}"
     assert found[0].n_bytes == sum(size for path, size in root.walk("") if path.startswith(f"{folder}/"))
     for name in ("another", "selections/x", "results/linear", "datasets/x", "results/knn/zz"):
-        with pytest.raises(StoreNotFoundError):
+        with pytest.raises(UnknownNameError):
             find_removable(root, [name])
     for name in ("selections/../x", "results/..", "datasets/../features"):
         with pytest.raises(StoreError, match="not a plain name"):
