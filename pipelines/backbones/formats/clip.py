@@ -36,6 +36,12 @@ _NAMES = (
 )
 # OpenAI's own archives alone hold it beside the towers.
 _OF_OPENAI = "input_resolution"
+# As timm has it too, for vit_large_patch14_clip_224.laion2b.
+_LARGE = (1024, 14)
+_HALF_IN_ONE = (
+    "mean and std of CLIP: OpenCLIP's ViT-L/14 of LAION-2B looks the same and takes 0.5, which "
+    "--arg mean=0.5,0.5,0.5 --arg std=0.5,0.5,0.5 says"
+)
 _ACTIVATIONS = ("quick_gelu of OpenAI's, gelu of LAION's", "quick_gelu", "gelu")
 _LEFT_OUT = ("proj",)
 
@@ -64,6 +70,7 @@ def _read(published: Published) -> VitForm | None:
         evaluation=evaluation.CLIP,
         said=frozenset({"act_layer"}) if of_openai else frozenset(),
         undecided={} if of_openai else {"act_layer": _ACTIVATIONS},
+        assumed=() if of_openai or (width, patch) != _LARGE else (_HALF_IN_ONE,),
     )
 
 

@@ -134,6 +134,18 @@ def test_what_only_the_mean_tells_apart_is_said_and_can_be_stated(tmp_path: Path
         assert describe_backbone(resolve_backbone(name, weights=path)).preprocessing.mean == IMAGENET
 
 
+@pytest.mark.parametrize(("width", "heads", "said"), [(1024, 16, True), (768, 12, False)], ids=["L/14", "B/14"])
+def test_the_one_open_clip_that_takes_another_mean_is_said(tmp_path: Path, width: int, heads: int, said: bool) -> None:
+    size = Size(width=width, depth=1, heads=heads, mlp=16, patch=14, side=56)
+    draw = publish.Draw(3)
+    state = {**publish.plain(size), **dict(draw.norm("norm_pre", width))}
+    path = saved(tmp_path, refer.openai_clip_names(state, size))
+    assert any("LAION-2B" in note for note in inspect_checkpoint(path).form.assumed) == said
+    stated = ("act_layer=gelu", "mean=0.5,0.5,0.5", "std=0.5,0.5,0.5")
+    how = describe_backbone(resolve_backbone("auto", weights=path, arguments=stated)).preprocessing
+    assert (how.mean, how.std) == (HALF, HALF)
+
+
 def test_beit_v2_is_told_by_its_second_classifier(tmp_path: Path) -> None:
     content = publish.beit(TINY, shared=True)
     content["model"]["cls_pt_layers.0.norm1.weight"] = torch.ones(128)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from pipelines.backbones import BackboneError, resolve_backbone
+from pipelines.backbones.inspection import inspect_checkpoint
 from tests.pipelines.backbones import published_files as publish
 from tests.pipelines.backbones import references as refer
 from tests.pipelines.backbones.published_files import Draw, Size, State, pixels
@@ -199,3 +200,27 @@ def test_a_folder_without_its_configuration_says_so(tmp_path: Path, config: dict
         (folder / "config.json").unlink()
     with pytest.raises(BackboneError, match=r"have transformers' names, and no config\.json with a model_type"):
         resolve_backbone("auto", weights=folder)
+
+
+@pytest.mark.parametrize("case", RESOLUTIONS)
+@pytest.mark.parametrize("pooled", [False, True], ids=["pre-trained", "fine-tuned"])
+def test_a_folder_of_beit_with_positions_gives_transformers_own_tokens(
+    compare: Compare, tmp_path: Path, pooled: bool, case: str
+) -> None:
+    own = publish.beit(SIZE, shared=not pooled, absolute=True)["model"]
+    state = {**refer.transformers_beit_names(own, SIZE), "embeddings.position_embeddings": own["pos_embed"]}
+    settings = refer.config(
+        SIZE,
+        model_type="beit",
+        use_absolute_position_embeddings=True,
+        use_mask_token=not pooled,
+        use_shared_relative_position_bias=not pooled,
+        use_relative_position_bias=pooled,
+        use_mean_pooling=pooled,
+    )
+    model = refer.transformers_model(tmp_path / "folder", state, settings, "BeitModel", add_pooling_layer=pooled)
+    inputs = pixels(*RESOLUTIONS[case])
+    theirs = refer.transformers_tokens(model, inputs, model.pooler.layernorm if pooled else model.layernorm)
+    compare("hf-beit", f"positions, {case}", tmp_path / "folder", inputs, theirs)
+    said = inspect_checkpoint(tmp_path / "folder")
+    assert (said.loads, said.form.norm) == (True, "fc_norm" if pooled else "norm")
