@@ -21,6 +21,10 @@ from pipelines.backbones.stated import timm_arguments
 _PLAIN = (VisionTransformer, VisionTransformerRelPos, Beit, Eva)
 
 
+# What makes a ViT of timm keep its final norm in `fc_norm`, as its authors' fine-tuned MAE does.
+POOLED = "fc_norm=true"
+
+
 def build_module(architecture: str, image_size: ImageSize | None, stated: Sequence[str] = ()) -> Any:
     """A ViT of timm without a head and with random weights, in evaluation mode.
 
@@ -76,6 +80,13 @@ def require_plain_vit(architecture: str, image_size: ImageSize | None, stated: S
     """Refuse what `build_module` would refuse, before any weights are fetched and without memory for them."""
     with torch.device("meta"):
         build_module(architecture, image_size, stated)
+
+
+def takes_pooled(architecture: str) -> bool:
+    """Whether `POOLED` makes another network of an architecture: one whose norm stands before pooling otherwise."""
+    with torch.device("meta"):
+        module = build_module(architecture, None)
+    return isinstance(module, VisionTransformer) and norm_name(module) == "norm"
 
 
 def _not_plain(architecture: str) -> str:

@@ -91,10 +91,12 @@ def _problems(module: Any, converted: _State, wanted: _State) -> str:
     missing = sorted(set(wanted) - set(converted))
     surplus = [n for n in converted if n not in wanted and not n.startswith(_SURPLUS_PREFIXES)]
     if missing or surplus:
-        return (
-            f"{len(missing)} tensors missing {missing[:3]}, {len(surplus)} unexpected {surplus[:3]}. Name the "
-            "architecture that the file was saved from."
-        )
+        told = [
+            f"{len(names)} tensors {what}, {', '.join(map(repr, names[:3]))}{' ...' if names[3:] else ''}"
+            for names, what in ((missing, "missing"), (surplus, "unexpected"))
+            if names
+        ]
+        return f"{'; '.join(told)}. Name the architecture that the file was saved from."
     kept = {name: value for name, value in converted.items() if name in wanted}
     if other_types := not_floating(module, kept):
         return (

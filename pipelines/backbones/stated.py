@@ -18,7 +18,7 @@ _ACTIVATIONS = (_GELU, "gelu_tanh", "quick_gelu", "relu", "silu")
 # Of timm's arguments, those that Vitrine sets by other options or needs as they are.
 _NOT_STATED = frozenset({"img_size", "num_classes", "global_pool", "weight_init", "fix_init", "dynamic_img_size"})
 # Arguments of timm whose default does not show their type.
-_WITHOUT_TYPE: Mapping[str, type] = {"act_layer": str, "init_values": float}
+_WITHOUT_TYPE: Mapping[str, type] = {"act_layer": str, "init_values": float, "fc_norm": bool}
 _PIXELS = ("mean", "std")
 _CHANNELS = 3
 

