@@ -7,10 +7,10 @@ from pathlib import Path
 from feature_store.errors import ManifestError
 from pipelines.datasets.assemble import Row, assemble_dataset
 from pipelines.datasets.dataset import Dataset, DatasetOptions
-from pipelines.datasets.description import DESCRIPTION_FILE, describe
+from pipelines.datasets.description import DESCRIPTION_FILE, describe, read_description
 from pipelines.datasets.findings import finding
+from pipelines.datasets.mask_folders import refuse_masks
 from pipelines.datasets.scan import (
-    ANNOTATION_ENDING,
     IMAGE_SUFFIXES,
     SPLITS,
     Listing,
@@ -42,12 +42,14 @@ def open_image_folder(path: Path, options: DatasetOptions, progress: Progress | 
         progress: called with (images done, images in all).
 
     Raises:
-        ManifestError: no images, a mixed layout, or a class that the stated list lacks.
+        ManifestError: no images, masks among them, a mixed layout, or a class that the stated list lacks.
     """
     root = existing_folder(path, source=f"images:{path}")
     listing = list_folder(root, link_roots=options.rules.link_roots, own=(DESCRIPTION_FILE,))
     if not listing.uris:
         raise ManifestError(_no_image(path, listing))
+    stated = options.classes or read_description(root).get("classes", ())
+    refuse_masks(path, root, listing.uris, rules=options.rules, classes=stated)
     placed = place_in_folders(listing.uris)
     with_images = {image.class_name for image in placed if image.class_name is not None}
     folders = sorted(with_images | _class_folders(placed, listing.folders), key=str.encode)
@@ -55,7 +57,6 @@ def open_image_folder(path: Path, options: DatasetOptions, progress: Progress | 
     unknown = [name for name in folders if name not in spec.classes]
     strangers = [name for name in unknown if name in with_images]
     if strangers:
-        _refuse_masks(root, path, folders)
         raise ManifestError(
             f"class folder {strangers[0]!r} is not among the stated classes {list(spec.classes)[:20]}; rename the "
             "folder, or add it to --classes or dataset.json."
@@ -91,16 +92,6 @@ def _class_folders(placed: Sequence[Placed], folders: Sequence[str]) -> set[str]
         return {name for name in folders if "/" not in name}
     parts = [name.split("/") for name in folders]
     return {name[1] for name in parts if len(name) == 2 and name[0].lower() in SPLITS}
-
-
-def _refuse_masks(root: Path, path: Path, folders: Sequence[str]) -> None:
-    """Name the adapter that reads this layout, where folders of masks give it away."""
-    masks = [name for name in folders if (root / f"{name}{ANNOTATION_ENDING}").is_dir()]
-    if masks:
-        raise ManifestError(
-            f"folder {masks[0]!r} has masks beside it, in {masks[0] + ANNOTATION_ENDING!r}, so these are no class "
-            f"folders; read them as segmentation:{path}."
-        )
 
 
 def place_in_folders(uris: Sequence[str]) -> list[Placed]:

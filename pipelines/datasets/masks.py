@@ -23,7 +23,7 @@ ViewMask: TypeAlias = UInt8[np.ndarray, "view_height view_width"] | UInt16[np.nd
 MASK_SUFFIXES = (".png", ".tif", ".tiff")
 _COLOUR_MODES = ("RGB", "RGBA")
 _OPAQUE = 255
-_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")
+VALUE_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")
 _BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262
 _BLACK_IS_ZERO, _PALETTE = 1, 3
 _PIXELS_PER_STEP = 1 << 20
@@ -92,7 +92,7 @@ def _check_form(image: ImageFile.ImageFile, uri: str, *, colours: bool) -> None:
         )
     if image.mode in _COLOUR_MODES and colours:
         return
-    if image.mode not in _MODES:
+    if image.mode not in VALUE_MODES:
         raise ManifestError(
             f"mask {uri!r} holds {image.mode} colours; a mask holds one class number a pixel (gray or palette). "
             "Save the class numbers, or list the colour of each class, all different, as 'colours' in dataset.json."
