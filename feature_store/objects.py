@@ -29,6 +29,7 @@ from feature_store.durable_files import (
     write_file,
 )
 from feature_store.errors import CorruptError, StoreError, StoreNotFoundError
+from feature_store.lock_holder import HOLDER_FILE, naming_holder, share_or_wait
 
 # To the last @ of the host's part: a password may hold one too.
 _CREDENTIALS = re.compile(r"(?<=://)[^/]*@")
@@ -156,15 +157,20 @@ class ObjectRoot:
     def join_writers(self, path: str) -> None:
         """Let `alone` know, on this machine, that this process writes here, for as long as this root is in use.
 
-        Waits while another process is alone. Nothing that is written depends on it: it only keeps removals away.
+        Waits while another process is alone, and says for whom. Nothing that is written depends on it: it only keeps
+        removals away.
 
         Args:
             path: of an object that every user of this root names, and that is never replaced.
         """
 
     @contextlib.contextmanager
-    def alone(self, path: str) -> Iterator[bool | None]:
+    def alone(self, path: str, *, command: str) -> Iterator[bool | None]:
         """Keep those out who `join_writers` while the block runs.
+
+        Args:
+            path: see `join_writers`.
+            command: for whom those who come meanwhile are told to wait.
 
         Yields:
             Whether they are out; False when one is at work, None where nobody can tell, as on object stores.
@@ -280,7 +286,9 @@ class LocalRoot(ObjectRoot):
         """See `ObjectRoot.list`."""
         try:
             with os.scandir(self.local_path(folder)) as entries:
-                return sorted(entry.name for entry in entries if _kind(entry) in {_FILE, _FOLDER})
+                return sorted(
+                    entry.name for entry in entries if _kind(entry) in {_FILE, _FOLDER} and entry.name != HOLDER_FILE
+                )
         except (FileNotFoundError, NotADirectoryError):
             return []
 
@@ -325,7 +333,7 @@ class LocalRoot(ObjectRoot):
                     below = f"{path}/{entry.name}" if path else entry.name
                     if entry.is_dir(follow_symlinks=False):
                         waiting.append((entry.path, below))
-                    elif entry.is_file(follow_symlinks=False):
+                    elif entry.is_file(follow_symlinks=False) and below != HOLDER_FILE:
                         with contextlib.suppress(FileNotFoundError):
                             found.append((below, entry.stat(follow_symlinks=False).st_size))
         yield from sorted(found)
@@ -357,15 +365,16 @@ class LocalRoot(ObjectRoot):
         if self._shared is None:
             self._shared = os.open(self.local_path(path), os.O_RDONLY | os.O_NONBLOCK)
             weakref.finalize(self, os.close, self._shared)
-            share(self._shared)
+            share_or_wait(self._shared, self._root)
 
     @contextlib.contextmanager
-    def alone(self, path: str) -> Iterator[bool | None]:
+    def alone(self, path: str, *, command: str) -> Iterator[bool | None]:
         """See `ObjectRoot.alone`."""
         if self._shared is not None:
             # Our own share is exchanged; a second lock of ours would stand in the way of the first.
             try:
-                yield take_alone(self._shared)
+                with self._taking_alone(self._shared, command) as taken:
+                    yield taken
             finally:
                 share(self._shared)
             return
@@ -375,9 +384,16 @@ class LocalRoot(ObjectRoot):
             yield True  # no writer can join without it, nor by a link that leads away
             return
         try:
-            yield take_alone(descriptor)
+            with self._taking_alone(descriptor, command) as taken:
+                yield taken
         finally:
             os.close(descriptor)
+
+    @contextlib.contextmanager
+    def _taking_alone(self, descriptor: int, command: str) -> Iterator[bool | None]:
+        taken = take_alone(descriptor)
+        with naming_holder(self._root, command) if taken else contextlib.nullcontext():
+            yield taken
 
     def move(self, path: str, to: str) -> None:
         """See `ObjectRoot.move`."""

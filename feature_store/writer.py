@@ -75,6 +75,17 @@ def look_at_store(url: str) -> ObjectRoot:
     return root
 
 
+def enter_store(url: str) -> ObjectRoot:
+    """As `look_at_store`; what stands in a store is not removed while the root is in use, and nothing is written.
+
+    Waits while another process of this machine has the store alone, and says for whom.
+    """
+    root = look_at_store(url)
+    if root.exists(layout.STORE_FILE):
+        root.join_writers(layout.STORE_FILE)
+    return root
+
+
 def _require_free(root: ObjectRoot) -> None:
     if _is_file(root):
         raise StoreError(f"{root.url} is a file, and a store is a folder; choose another --store.")

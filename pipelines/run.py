@@ -28,7 +28,6 @@ from feature_store.identity import FeatureSetSpec, Identity, require_same
 from feature_store.layout import (
     FEATURE_SET_FILE,
     FEATURES,
-    STORE_FILE,
     feature_set_folder,
     feature_set_name,
     receipts_folder,
@@ -40,7 +39,7 @@ from feature_store.records import write_record
 from feature_store.runs import PLAN_FILE, RUN_FILE, RunHistory, id_for_run
 from feature_store.shards import missing_shards, shards_of
 from feature_store.store import FeatureStore
-from feature_store.writer import check_feature_set, committed_receipts, look_at_store, read_spec
+from feature_store.writer import check_feature_set, committed_receipts, enter_store, look_at_store, read_spec
 from pipelines.backbones import Backbone, BackboneRequest, describe_backbone, kernel_name
 from pipelines.backbones.checkpoint import file_sha256
 from pipelines.datasets import Dataset, Finding, classes_without_pixels
@@ -174,7 +173,7 @@ def prepare_extraction(
     kernel = kernel_name(request)
     backbone = describe_backbone(request)
     require_possible(backbone, settings)
-    root = look_at_store(store) if dry_run else _entered(store)
+    root = look_at_store(store) if dry_run else enter_store(store)
     grown = grow_dataset(root, dataset, fresh_spec(dataset, backbone, settings, kernel), settings)
     dataset = grown.dataset
     seen: set[int] = set()
@@ -230,14 +229,6 @@ def prepare_extraction(
     )
 
 
-def _entered(store: str) -> ObjectRoot:
-    """The place of a store; where there is one, nothing that is found in it is removed while this root is in use."""
-    root = look_at_store(store)
-    if root.exists(STORE_FILE):
-        root.join_writers(STORE_FILE)
-    return root
-
-
 def settle_extraction(prepared: Prepared) -> None:
     """Put the dataset's annotations in force, and make sure that what is committed stays.
 
@@ -284,7 +275,7 @@ def prepare_rerun(plan: ExtractionPlan, *, store: str) -> Prepared:
         PlanError: there is no such folder of images, or the weights are others.
         StoreError: the feature set or its dataset cannot be read, or was begun in another environment.
     """
-    root = _entered(store)
+    root = enter_store(store)
     spec = read_spec(root, plan.folder)
     require_same(spec, plan.spec)
     dataset = read_dataset(root, plan.dataset_folder)

@@ -101,7 +101,7 @@ def collect_garbage(
         superseded: so is a feature set that a newer one of the same dataset and recipe holds, see `find_superseded`.
         nobody_writes: the caller knows that no process writes to the store, wherever it runs.
     """
-    with root.alone(layout.STORE_FILE) as alone:
+    with root.alone(layout.STORE_FILE, command="vitrine gc") as alone:
         quiet = bool(alone or (alone is None and nobody_writes))
         # A thing may be unneeded for two reasons; the first is told.
         by_path = {each.path: each for each in reversed(list(_find(root, aside, superseded=superseded, quiet=quiet)))}

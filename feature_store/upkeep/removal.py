@@ -21,6 +21,9 @@ from feature_store.objects import ObjectRoot
 from feature_store.store import FeatureStore
 from feature_store.twins import freed_bytes, sizes_under
 
+# What a user calls it who is told to wait.
+_COMMANDS = {"remove": "vitrine rm", "repair": "vitrine repair"}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Removable:
@@ -139,7 +142,7 @@ def without_writers(root: ObjectRoot, what: str) -> Iterator[None]:
     Raises:
         StoreError: one is.
     """
-    with root.alone(layout.STORE_FILE) as alone:
+    with root.alone(layout.STORE_FILE, command=_COMMANDS.get(what, what)) as alone:
         if alone is False:
             raise StoreError(
                 f"another process of this machine is writing to {root.url}; wait until it is done, or stop it, and "

@@ -34,7 +34,7 @@ from feature_store.runs import RUN_FILE, id_for_run
 from feature_store.shards import ROWS_PER_CHUNK
 from feature_store.space import free_bytes, require_free
 from feature_store.storage import STORAGE_DTYPES
-from feature_store.writer import check_feature_set, committed_receipts, look_at_store
+from feature_store.writer import check_feature_set, committed_receipts, enter_store, look_at_store
 from pipelines.extract import NON_FINITE
 from pipelines.imports.dataset import ImportedDataset
 from pipelines.imports.source_arrays import ImportRefusedError, Positions, Values
@@ -140,6 +140,8 @@ def import_vectors(
         StoreError: the store cannot be used, or its disk is too small.
     """
     draft = _draft(vectors, imported, statement)
+    # Here, where Ctrl-C still ends a wait for whoever has the store alone.
+    root = look_at_store(store) if dry_run else enter_store(store)
     with stopping_on_signals() as stop:
         digested = _digest(vectors, imported.positions, draft, progress)
         if digested is None:
@@ -151,7 +153,6 @@ def import_vectors(
                 f"no row of {vectors.arrays[vectors.kinds[0]].name} has values that are finite as "
                 f"{draft.identity.storage_dtype}; look at what wrote them."
             )
-        root = look_at_store(store)
         dataset = imported.dataset
         spec = _final(draft, views_digest(dataset.table), digested.sha256)
         staged = stage_dataset(dataset.spec, dataset.table, dataset.iter_masks())
