@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 from pipelines.backbones.contents import ROOT, Choice, ContentsError, choose
 from pipelines.backbones.held_file import HeldFile
 from pipelines.backbones.inert_pickle import TensorRecord
+from pipelines.backbones.numpy_archives import NumpyArchiveError, is_numpy_archive, read_numpy_archive
 from pipelines.backbones.parts import PartsError, digest_of_parts, is_index, parts_of
 from pipelines.backbones.torch_archives import is_code, is_script, open_torch_file
 
@@ -200,10 +201,10 @@ def read_tensor(path: Path, name: str, *, network: str | None = None) -> torch.T
     """
     require_file(path)
     try:
-        if is_index(path):
-            shapes = _tensors_of_parts(path, "weights", "meta")
+        if is_index(path) or is_numpy_archive(path):
+            shapes = load_tensors(path, device="meta")
             stored = _taken({raw: raw for raw in shapes}, path, network, (str,)).network.tensors
-            return _tensors_of_parts(path, "weights", "cpu")[stored[name]] if name in stored else None
+            return load_tensors(path)[stored[name]] if name in stored else None
         if _is_safetensors(path):
             with safe_open(path, framework="pt") as opened:
                 # The names stand for their tensors, so that the same rule finds the network.
@@ -277,6 +278,8 @@ def load_tensors(path: Path, *, what: str = "weights", device: str = "cpu") -> A
     try:
         if _is_safetensors(path):
             return load_file(path) if device == "cpu" else _safetensors_shapes(path)
+        if is_numpy_archive(path):
+            return read_numpy_archive(path, device=device)
         _refuse_compressed(path, what)
         if is_script(path):
             raise _ObjectsInsideError(
@@ -292,6 +295,8 @@ def load_tensors(path: Path, *, what: str = "weights", device: str = "cpu") -> A
             f"{what} {path} hold objects other than tensors, which loading would execute "
             f"({reason.strip()[:_REASON_CHARACTERS]}); save its tensors alone, best as .safetensors."
         ) from error
+    except NumpyArchiveError as error:
+        raise BackboneError(f"{what} {path} {error}.") from error
     except BackboneError:
         raise
     except Exception as error:  # torch's reader lets hostile bytes raise anything, an IndexError for one
