@@ -80,6 +80,7 @@ EVALUATIONS = {
     "ibot": IBOT,
     "dinov2": DINOV2,
     "dinov3": DINOV3,
+    "mocov3": MOCO_V3,
     "beit": BEIT,
     "beit2": BEIT_V2,
     "deit": DEIT,

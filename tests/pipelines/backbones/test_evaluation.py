@@ -16,6 +16,7 @@ from torchvision.models import ViT_B_16_Weights, ViT_H_14_Weights, ViT_L_16_Weig
 from torchvision.transforms import InterpolationMode
 
 from pipelines.backbones import BackboneError, describe_backbone, resolve_backbone
+from pipelines.backbones.formats import FAMILIES
 from pipelines.backbones.formats.evaluation import EVALUATIONS, of_timm
 from pipelines.backbones.timm_vit import random_timm
 from pipelines.views import fit_view
@@ -218,3 +219,9 @@ def test_a_folders_unknown_filter_is_refused(tmp_path: Path) -> None:
     folder = folder_of_dinov2(tmp_path / "one", '{"resample": 9}')
     with pytest.raises(BackboneError, match="says resample 9, which is not one of 0 to 5"):
         resolve_backbone("auto", weights=folder)
+
+
+def test_every_family_of_files_says_how_it_is_evaluated() -> None:
+    # Folders of transformers say it themselves.
+    of_files = {family for family in FAMILIES if not family.startswith("hf-")}
+    assert of_files <= set(EVALUATIONS)
