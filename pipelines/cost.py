@@ -1,7 +1,6 @@
 """What a run will cost, said before it starts: rows, bytes, memory, and time from one timed batch."""
 
 import contextlib
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ import torch
 
 from feature_store.arrays import row_bytes
 from feature_store.space import free_bytes, require_free
-from pipelines.memory import estimated_worker_bytes
+from pipelines.memory import estimated_worker_bytes, shard_bytes
 from pipelines.meter import Meter
 from pipelines.plan import views_of
 from pipelines.prefetch import prepare_views
@@ -29,7 +28,8 @@ class Cost:
         shards: still to commit.
         stored_bytes: rows computed and copied will take; those of linked shards take nothing.
         free_bytes: on the store's disk, or None where that cannot be asked.
-        worker_bytes: memory of one worker: with the model loaded and one batch run where `calibrated`, else estimated.
+        worker_bytes: the most memory that one worker holds at once: measured while the model was loaded and a batch
+            run, and the arrays of a shard, where `calibrated`; else estimated.
         seconds: of decoding and of the forward passes, from one timed batch; the start of the workers comes on top.
             None where no batch was timed.
         calibrated: whether the model was loaded and a batch run.
@@ -59,8 +59,11 @@ def estimate_cost(prepared: Prepared, *, workers: int = 1, calibrate: bool = Tru
     # A batch has one shape whatever it holds, so a shard with one new row costs as much as one with a batch of them.
     n_batches = sum(-(-count // plan.spec.batch_size) for count in prepared.computed)
     seconds = 0.0 if not n_batches else None
+    _forget_peak()
     if calibrate and n_batches:
         seconds = _seconds_per_batch(prepared) * n_batches / workers
+    # After the batch, since most of it is the model's.
+    measured_bytes = _peak_bytes() + shard_bytes(plan)
     return Cost(
         rows=sum(prepared.computed),
         reused=rows - sum(prepared.computed) - sum(prepared.removed),
@@ -68,7 +71,7 @@ def estimate_cost(prepared: Prepared, *, workers: int = 1, calibrate: bool = Tru
         shards=len(prepared.missing),
         stored_bytes=(rows - sum(prepared.linked)) * row_bytes(plan.spec),
         free_bytes=free_bytes(prepared.root),
-        worker_bytes=_resident_bytes() if calibrate else estimated_worker_bytes(plan),
+        worker_bytes=measured_bytes if calibrate else estimated_worker_bytes(plan),
         seconds=seconds,
         calibrated=calibrate,
     )
@@ -130,7 +133,15 @@ def require_space(cost: Cost, url: str) -> None:
     require_free(cost.free_bytes, cost.stored_bytes, url=url, way_out=way_out)
 
 
-def _resident_bytes() -> int:
-    with contextlib.suppress(OSError, IndexError, ValueError):
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+def _forget_peak() -> None:
+    """Let `_peak_bytes` count from now; where the system does not, it counts from the process's start."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _peak_bytes() -> int:
+    """The most memory that this process has held at once."""
+    with contextlib.suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return int(next(line.split()[1] for line in lines if line.startswith("VmHWM:"))) << 10
     return 0

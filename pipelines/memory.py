@@ -24,7 +24,7 @@ def estimated_worker_bytes(plan: ExtractionPlan) -> int:
     """
     weights = Path(plan.backbone.weights)
     weight_bytes = weights.stat().st_size if plan.backbone.weights and weights.is_file() else 0
-    return _PROCESS_BYTES + max(2 * weight_bytes, weight_bytes + _batch_bytes(plan) + _shard_bytes(plan))
+    return _PROCESS_BYTES + max(2 * weight_bytes, weight_bytes + _batch_bytes(plan) + shard_bytes(plan))
 
 
 def _batch_bytes(plan: ExtractionPlan) -> int:
@@ -38,5 +38,6 @@ def _batch_bytes(plan: ExtractionPlan) -> int:
     return _HIDDEN_TENSORS * _HIDDEN_WIDTH * token_bytes + kept + _PIXEL_BATCHES * spec.batch_size * pixels
 
 
-def _shard_bytes(plan: ExtractionPlan) -> int:
+def shard_bytes(plan: ExtractionPlan) -> int:
+    """What the arrays of one shard hold, in bytes."""
     return plan.spec.rows_per_shard * row_bytes(plan.spec)

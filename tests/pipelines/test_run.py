@@ -1,19 +1,24 @@
 """One extraction from plan to outcome: its cost, what is done already, and two runs at once."""
 
 import dataclasses
+import gc
 import json
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+import timm
+import torch
 
 from feature_store import IdentityMismatchError, Shard, open_store
 from feature_store.arrays import row_bytes
 from feature_store.space import NoSpaceError
-from pipelines.backbones import BackboneRequest
+from pipelines.backbones import BackboneRequest, resolve_backbone
 from pipelines.beam_engine import BeamEngine
 from pipelines.cost import estimate_cost, require_space
+from pipelines.extract import cached_backbone
 from pipelines.failures import ShardFailure
 from pipelines.plan import ExtractionPlan
 from pipelines.run import Prepared, run_extraction
@@ -79,6 +84,32 @@ def test_memory_is_estimated_from_sizes_alone(prepare: Prepare) -> None:
     # A process, the file once, and what a batch and a shard take, which for so small a model is next to nothing.
     file_bytes = Path(prepared.plan.backbone.weights).stat().st_size
     assert 910e6 + 2 * file_bytes <= cost.worker_bytes < 910e6 + 2 * file_bytes + 20e6
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_the_memory_that_is_said_is_that_with_the_model_loaded_and_a_batch_run(
+    prepare: Prepare, tmp_path: Path
+) -> None:
+    name = "vit_small_patch16_224"
+    model = timm.create_model(name, num_classes=0, img_size=64)
+    torch.save(model.state_dict(), tmp_path / "w.pth")
+    model_bytes = sum(values.numel() * 4 for values in model.state_dict().values())
+    assert model_bytes > 80e6
+    del model
+    prepared = prepare(request=resolve_backbone(name, weights=tmp_path / "w.pth", image_size=64))
+    cached_backbone.cache_clear()
+    gc.collect()
+    before = resident_bytes()
+    cost = estimate_cost(prepared)
+    after, shard_bytes = resident_bytes(), 8 * row_bytes(prepared.plan.spec)
+    cached_backbone.cache_clear()
+    assert after - before > 0.5 * model_bytes  # some pages of the model before may be in use again
+    assert cost.worker_bytes >= after + shard_bytes
+    # The model, its file and a batch of eight at most stood beside one another.
+    assert cost.worker_bytes < before + shard_bytes + 2 * model_bytes + 100e6
 
 
 def test_a_run_that_would_fill_the_disk_is_refused(prepare: Prepare) -> None:
