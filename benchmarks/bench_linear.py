@@ -7,6 +7,7 @@ by how far the loss can still fall; ours must reach a loss at least as low at ev
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
@@ -15,7 +16,7 @@ from sklearn.metrics import log_loss
 from sklearn.model_selection import PredefinedSplit
 
 from benchmarks.ratio import FULL, compare, sized
-from evaluators.linear import LinearModel, fit, fit_path, predict
+from evaluators.linear import Goal, LinearModel, fit, fit_blocks, fit_path, predict
 
 FEATURES, CLASSES = sized(tiny=24, full=384), 12
 STRENGTHS = np.geomspace(1e-1, 1e-5, 8).tolist()
@@ -67,6 +68,29 @@ def test_one_strength() -> None:
         "linear probe, LogisticRegression", peer=peer, ours=lambda: fit(features, labels, n_classes=CLASSES, l2=l2)
     )
     assert_no_worse(found.ours, found.peer.coef_.T, found.peer.intercept_, (features, labels))
+
+
+def test_passes() -> None:
+    """How often a fit reads the rows, which counts beyond memory; without the scale of the steps twice as often."""
+    features, labels = tokens(sized(tiny=600, full=20_000))
+    passes = 0
+
+    def counted() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        nonlocal passes
+        passes += 1
+        yield features, labels
+
+    for words, l2s, goal in (
+        ("one strength", STRENGTHS[4:5], Goal()),
+        ("eight strengths, as for a choice", STRENGTHS, Goal(tolerance=1e-4)),
+        ("one strength, as beyond memory", STRENGTHS[4:5], Goal(tolerance=1e-5, most_fall=3e-4)),
+    ):
+        passes = 0
+        models = fit_blocks(counted, n_classes=CLASSES, l2s=l2s, goal=goal)
+        most = max(model.iterations for model in models)
+        print(f"  {words}: {passes} passes, {most} steps at most")
+        if FULL:
+            assert passes <= 1.3 * most + 2
 
 
 def test_sweep() -> None:

@@ -22,7 +22,7 @@ from evaluators.tensors import as_tensor
 
 # A class without a training row has no finite best bias; this one is never predicted and adds nothing to a softmax.
 _ABSENT_BIAS = -1e9
-_PIECE_ROWS = 8_192
+PIECE_ROWS = 8_192
 
 Block: TypeAlias = tuple[Float[np.ndarray, "_ features"], Int64[np.ndarray, " _"]]
 # One pass over the rows: features and labels, block by block.
@@ -178,8 +178,8 @@ def fit_blocks(
 def predict(model: LinearModel, block: Float32[np.ndarray, "rows features"]) -> Int64[np.ndarray, " rows"]:
     """The most likely class of each row; of equal logits the lower class."""
     weights, bias, classes = as_tensor(model.weights), as_tensor(model.bias), np.empty(len(block), dtype=np.int64)
-    for first in range(0, len(block), _PIECE_ROWS):
-        piece = slice(first, first + _PIECE_ROWS)
+    for first in range(0, len(block), PIECE_ROWS):
+        piece = slice(first, first + PIECE_ROWS)
         classes[piece] = torch.addmm(bias, as_tensor(block[piece]), weights).argmax(dim=1).numpy()
     return classes
 
@@ -268,7 +268,7 @@ def _mean_and_covariance(batches: Iterable[Tensor]) -> tuple[Tensor, Covariance]
         if not count:
             mean = torch.zeros(batch.shape[1], dtype=torch.float64)
             scatter = torch.zeros((batch.shape[1], batch.shape[1]), dtype=torch.float64)
-        for rows in torch.split(batch, _PIECE_ROWS):
+        for rows in torch.split(batch, PIECE_ROWS):
             of_piece = rows.mean(dim=0, dtype=torch.float64)
             centred = rows - of_piece.to(rows.dtype)
             difference = of_piece - mean

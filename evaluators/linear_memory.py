@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from evaluators.linear import PIECE_ROWS
 from evaluators.lockstep import PAIRS_KEPT
 from evaluators.parameters import LinearParameters
 from evaluators.probe_input import ProbeInput
@@ -17,6 +18,8 @@ _BLOCKS_AT_ONCE = 5
 # Of the logits of a piece of rows: themselves, their logarithms, what is left of them, and one more.
 _LOGITS_AT_ONCE = 4
 _FEATURE_BYTES, _STATE_BYTES = 4, 8
+# Measured: with one thread or two, matrix products and the heap keep so much.
+_LIBRARIES_BYTES = 20 << 20
 # Of each pass: the label as it is kept and as a number of 64 bits while labels are read.
 _LABEL_BYTES = 2
 
@@ -50,6 +53,7 @@ def plan_memory(probe: ProbeInput, parameters: LinearParameters) -> MemoryPlan:
     block = min(_LARGEST_BLOCK, max(_SMALLEST_BLOCK, budget // (4 * _BLOCKS_AT_ONCE)))
     fixed = _fit_bytes(probe, parameters) + _BLOCKS_AT_ONCE * min(block, n_tokens * per_token)
     may_sample = probe.on == "patches" and not parameters.all_rows
+    fixed += working_bytes(probe.n_features)
     least = fixed + (0 if may_sample else n_tokens * _LABEL_BYTES)
     room = (budget - least) // per_token
     if n_tokens <= room:
@@ -63,6 +67,11 @@ def plan_memory(probe: ProbeInput, parameters: LinearParameters) -> MemoryPlan:
     else:
         how = "sample" if may_sample else "streamed"
     return MemoryPlan(how=how, block_bytes=block, room_tokens=int(room), need_bytes=fixed + n_tokens * per_token)
+
+
+def working_bytes(n_features: int) -> int:
+    """What is taken whatever the store: the libraries' own buffers, and a piece of rows in double precision."""
+    return _LIBRARIES_BYTES + 2 * _STATE_BYTES * PIECE_ROWS * n_features
 
 
 def _fit_bytes(probe: ProbeInput, parameters: LinearParameters) -> int:

@@ -1,17 +1,21 @@
+import json
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from evaluators import LinearParameters, Subject, evaluate_linear
+from evaluators import LinearParameters, Subject, evaluate_linear, linear_memory
 from evaluators.held_out import hold_out_images
 from evaluators.probe_input import ProbeInput
 from feature_store import StoreError
 
-from .conftest import Synthetic
+from .conftest import Synthetic, build
 
 
 def rows_of(data: Synthetic, split: str) -> list[int]:
@@ -97,6 +101,13 @@ def beyond_memory(synthetic: Callable[..., Synthetic]) -> Synthetic:
 LITTLE = 3_200_000
 
 
+@pytest.fixture
+def _small_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out what libraries take whatever the store: small stores are beyond little memory then."""
+    monkeypatch.setattr(linear_memory, "working_bytes", lambda _n_features: 0)
+
+
+@pytest.mark.usefixtures("_small_libraries")
 def test_in_passes_a_probe_of_rows_sorted_by_class_is_the_one_in_memory(beyond_memory: Synthetic) -> None:
     l2s = (1e-1, 1e-2, 1e-3)
     in_memory = evaluate_linear(beyond_memory.features, LinearParameters(l2s=l2s))
@@ -124,6 +135,7 @@ def test_in_passes_a_probe_of_rows_sorted_by_class_is_the_one_in_memory(beyond_m
     assert "minutes" in said[0]
 
 
+@pytest.mark.usefixtures("_small_libraries")
 def test_the_size_of_what_is_read_at_a_time_does_not_decide_the_model(beyond_memory: Synthetic) -> None:
     losses = [
         evaluate_linear(
@@ -134,6 +146,7 @@ def test_the_size_of_what_is_read_at_a_time_does_not_decide_the_model(beyond_mem
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
+@pytest.mark.usefixtures("_small_libraries")
 def test_patches_beyond_memory_are_a_stated_sample_of_whole_images(beyond_memory: Synthetic) -> None:
     said: list[str] = []
     parameters = LinearParameters(subject=Subject(seed=5), l2s=(1e-1, 1e-2, 1e-3), memory_bytes=LITTLE)
@@ -150,22 +163,25 @@ def test_patches_beyond_memory_are_a_stated_sample_of_whole_images(beyond_memory
     assert other.details["loss"] != result.details["loss"]
 
 
+@pytest.mark.usefixtures("_small_libraries")
 def test_whole_images_beyond_memory_are_never_a_sample(synthetic: Callable[..., Synthetic]) -> None:
-    data = synthetic(n_rows=600, grid=(1, 1), n_features=24, with_masks=False)
+    data = synthetic(n_rows=300, grid=(1, 1), n_features=24, with_masks=False)
     parameters = LinearParameters(subject=Subject(on="cls"), l2s=(1e-2,))
     in_memory = evaluate_linear(data.features, parameters)
-    tight = evaluate_linear(data.features, replace(parameters, memory_bytes=190_000))
+    tight = evaluate_linear(data.features, replace(parameters, memory_bytes=175_000))
     assert str(tight.details["fitted"]).startswith("in passes")
-    assert tight.n_train == in_memory.n_train == 400
+    assert tight.n_train == in_memory.n_train == 200
     assert tight.details["loss"] == pytest.approx(in_memory.details["loss"], rel=1e-3)
 
 
+@pytest.mark.usefixtures("_small_libraries")
 def test_max_passes_ends_a_fit_and_the_record_says_that_it_did_not_converge(beyond_memory: Synthetic) -> None:
     parameters = LinearParameters(l2s=(1e-4,), memory_bytes=LITTLE, all_rows=True, max_passes=3)
     result = evaluate_linear(beyond_memory.features, parameters)
     assert (result.details["converged"], result.details["passes"]) == (False, 3)
 
 
+@pytest.mark.usefixtures("_small_libraries")
 def test_a_choice_of_strength_that_max_passes_cuts_short_is_refused(beyond_memory: Synthetic) -> None:
     parameters = LinearParameters(l2s=(1e-2, 1e-4), memory_bytes=LITTLE, all_rows=True, max_passes=7)
     with pytest.raises(StoreError, match=r"--max-passes 7: .* one strength with --l2"):
@@ -175,7 +191,7 @@ def test_a_choice_of_strength_that_max_passes_cuts_short_is_refused(beyond_memor
 
 
 def test_less_memory_than_any_fit_takes_is_refused_and_says_how_much_it_takes(beyond_memory: Synthetic) -> None:
-    with pytest.raises(StoreError, match=r"--memory 0.0001 GB: .* takes 0.00\d+ GB"):
+    with pytest.raises(StoreError, match=r"--memory 0.0001 GB: .* takes 0.0\d+ GB"):
         evaluate_linear(beyond_memory.features, LinearParameters(memory_bytes=100_000, all_rows=True))
 
 
@@ -183,3 +199,32 @@ def test_linear_repeats_to_the_last_bit(segmented: Synthetic) -> None:
     parameters = LinearParameters(subject=Subject(seed=4))
     first, second = (evaluate_linear(segmented.features, parameters).to_json() for _ in range(2))
     assert first == second
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A tiny store, and one whose training patches are 105 MB as float32."""
+    tiny, large = (tmp_path_factory.mktemp("memory") / name for name in ("tiny", "large"))
+    build(tiny, n_rows=16)
+    build(large, n_rows=400, grid=(32, 32), n_features=96)
+    return tiny, large
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak is Linux's to tell")
+@pytest.mark.parametrize(
+    ("options", "fitted"),
+    [
+        ({"all_rows": True, "l2s": [0.01], "max_passes": 4}, "in passes over the store by L-BFGS"),
+        ({"l2s": [0.1, 0.01]}, "in memory by L-BFGS"),  # a sample
+    ],
+)
+def test_the_memory_that_is_named_bounds_what_is_really_used(
+    large: tuple[Path, Path], options: dict[str, object], fitted: str
+) -> None:
+    """By the peak of resident memory over what imports take; that needs a process of its own, hence its time."""
+    words = json.dumps({"memory_bytes": 70_000_000, **options})
+    code = [sys.executable, "-m", "tests.evaluators.memory_process", *map(str, large), words]
+    told = json.loads(subprocess.run(code, check=True, capture_output=True, text=True).stdout)
+    assert told["fitted"] == fitted
+    assert (told["sample"] is None) == ("all_rows" in options)
+    assert told["rise"] <= 70_000_000

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from evaluators import linear_memory
 from feature_store import open_store
 from tests.evaluators.conftest import build
 
@@ -173,7 +174,12 @@ def test_hold_out_beside_a_test_split_is_refused(vitrine: Run, tiny_store: Path,
     assert "give one of the two" in refused.err
 
 
-def test_linear_beyond_memory_says_first_what_it_does(vitrine: Run, tiny_store: Path) -> None:
+def test_linear_beyond_memory_says_first_what_it_does(
+    vitrine: Run, tiny_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "takes 0.0" in vitrine("linear", tiny_store, "--memory", 0.001).err
+    # Without what libraries take whatever the store, this small one is beyond a megabyte.
+    monkeypatch.setattr(linear_memory, "working_bytes", lambda _n_features: 0)
     little = ("linear", tiny_store, "--memory", 0.001, "--l2", 0.01, "--json")
     sampled = vitrine(*little)
     assert "training images are used, drawn with seed 0" in sampled.err
