@@ -1,5 +1,6 @@
 """Datasets that grew: rows keep their numbers, whole shards are linked, and the bytes are those of computing it all."""
 
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -317,3 +318,30 @@ def test_the_set_stands_alone_when_its_predecessor_goes(
     before = grown.read()
     shutil.rmtree(folder_of(tmp_path, first))
     np.testing.assert_array_equal(open_store(str(tmp_path / "store")).features().read(), before)
+
+
+def test_a_dataset_of_which_less_than_half_is_left_or_whose_shards_got_too_small_is_fresh(
+    prepare_night: Prepare, images: Path, pictures: Path, tmp_path: Path
+) -> None:
+    extracted(prepare_night(rows_per_shard=None, batch_size=8))
+    for place in [*images.glob("even/*.png"), images / "odd" / "001.png"]:
+        place.unlink()
+    prepared = prepare_night(rows_per_shard=None, batch_size=8)
+    assert prepared.grown is not None
+    assert prepared.grown.predecessor is None
+    shutil.rmtree(images)
+    # Copies under many names: a fresh dataset of 1,040 rows has shards of 64 rows, and the first had shards of 8.
+    for number in range(52):
+        (images / str(number)).mkdir(parents=True)
+        for place in sorted(pictures.glob("*/0[01]*.png")):
+            os.link(place, images / str(number) / place.name)
+    assert prepare_night(rows_per_shard=None, batch_size=8).grown.predecessor is None  # type: ignore[union-attr]
+    assert prepare_night(batch_size=8).grown.predecessor is not None  # type: ignore[union-attr]
+
+
+def test_another_recipe_array_or_shard_size_is_no_predecessor(prepare_night: Prepare) -> None:
+    extracted(prepare_night())
+    for change in ({"batch_size": 8}, {"rows_per_shard": 16}, {"storage_dtype": "float32"}, {"layers": (1, "last")}):
+        grown = prepare_night(**change).grown
+        assert grown is not None
+        assert grown.predecessor is None, change
