@@ -118,6 +118,7 @@ class Prepared:
         manifest: of the dataset, its columns that decide pixels.
         sources: feature sets that have rows of the missing shards.
         findings: what the dataset's adapter noticed, and the classes that no pixel has.
+        mask_values: what the values in its mask files mean, or None where it has no masks.
     """
 
     root: ObjectRoot
@@ -135,6 +136,7 @@ class Prepared:
     linked: tuple[int, ...] = ()
     grown: Grown | None = None
     findings: tuple[Finding, ...] = ()
+    mask_values: Mapping[str, Any] | None = None
 
     @property
     def already(self) -> int:
@@ -226,6 +228,7 @@ def prepare_extraction(
         sources=reuse.sources,
         grown=grown,
         findings=(*dataset.findings, *classes_without_pixels(dataset.spec, seen)),
+        mask_values=dataset.mask_values.to_json() if seen else None,
     )
 
 
@@ -382,6 +385,7 @@ def _run_record(prepared: Prepared, engine: Engine, workers: int) -> dict[str, A
         "threads": plan.threads,
         "shards": len(prepared.missing),
         "findings": [finding.to_json() for finding in prepared.findings],
+        "mask_values": prepared.mask_values,
         "reused_from": [
             {"feature_set": name, "environments": history.environments(f"{FEATURES}/{name}")} for name in plan.sources
         ],

@@ -24,6 +24,7 @@ from pipelines.imports import (
 from vitrine import exits
 from vitrine.exits import UsageError
 from vitrine.opened import open_features
+from vitrine.options import comma_separated
 from vitrine.output import console, counted, print_json, size
 
 Told = Callable[[str, int, int], None]
@@ -81,7 +82,7 @@ class ImportWords:
 def run_import(words: ImportWords, statement: ImportStatement, *, store: str, dry_run: bool, json: bool) -> int:
     """Read, check, store and report; returns the exit code."""
     options = DatasetOptions(
-        name=words.name, classes=tuple(words.classes.split(",")) if words.classes else None, void=words.void
+        name=words.name, classes=comma_separated(words.classes) if words.classes else None, void=words.void
     )
     with bar(quiet=json) as told:
         vectors = open_vectors(words.source, words.options())

@@ -175,7 +175,7 @@ def extract(
         tile=tile,
         tile_fit=tile_fit,  # type: ignore[arg-type]  # checked by DatasetOptions
         content_key=content_key,  # type: ignore[arg-type]
-        classes=tuple(classes.split(",")) if classes else None,
+        classes=comma_separated(classes) if classes else None,
         void=tuple(void) if void else None,
         limit_per_split=limit_per_split,
         root=root,

@@ -60,6 +60,15 @@ class MaskValues:
             table[value] = self.values[value]
         return table[mask]
 
+    def to_json(self) -> dict[str, Any]:
+        """How files were read, for the record of a run; the store's own values are in its dataset.json."""
+        named = {str(value): self._name(number) for value, number in (self.values or {}).items()}
+        colours = [[list(colour), self._name(number)] for colour, number in self.colours.items()]
+        return {"values": None if self.values is None else named, "colours": colours}
+
+    def _name(self, number: int) -> str:
+        return VOID_WORD if number == self.void else self.classes[number]
+
     @property
     def _dtype(self) -> type[np.uint8 | np.uint16]:
         highest = max(len(self.classes) - 1, self.void or 0)

@@ -75,3 +75,35 @@ def test_the_limit_of_pixels_is_an_option_and_never_one_name_for_two_contents(vi
     assert whole.json["feature_set"] != limited.json["feature_set"]
     assert vitrine(*command, "--max-pixels", "0").code == 2
     assert inspect.signature(extract).parameters["max_pixels"].default == MAX_IMAGE_PIXELS
+
+
+def roads_of(root: Path, values: list[int], description: str) -> Path:
+    """Four images with masks in blocks; `values` are what their files have for void, grass and road."""
+    random = np.random.default_rng(0)
+    for split, index in (("train", 0), ("train", 1), ("test", 2), ("test", 3)):
+        numbers = np.repeat(np.repeat(random.integers(0, 3, (4, 4)), 16, axis=0), 16, axis=1)
+        image, mask = np.stack([numbers * 100] * 3, axis=2).astype(np.uint8), np.array(values, np.uint8)[numbers]
+        for folder, pixels in ((split, image), (f"{split}annot", mask)):
+            (root / folder).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(root / folder / f"{index}.png")
+    (root / "dataset.json").write_text(description)
+    return root
+
+
+def test_masks_that_count_from_1_are_evaluated_by_their_class_numbers(vitrine: Run, tmp_path: Path) -> None:
+    from_1 = roads_of(
+        tmp_path / "a", [0, 1, 2], '{"name": "roads", "classes": ["grass", "road"], "offset": 1, "void": 0}'
+    )
+    from_0 = roads_of(tmp_path / "b", [255, 0, 1], '{"name": "roads"}')
+    options = {from_1: (), from_0: ("--classes", "grass, road", "--void", "255")}
+    answers = []
+    for folder, store in ((from_1, tmp_path / "store1"), (from_0, tmp_path / "store0")):
+        command = ("extract", f"segmentation:{folder}", "--model", "null", "--store", store, "--json")
+        assert vitrine(*command, *options[folder]).code == 0
+        answers.append(vitrine("knn", store, "--json").json)
+    for key in ("feature_set", "annotations", "digest", "class_iou", "n_train"):
+        assert answers[0][key] == answers[1][key], key
+    assert set(answers[0]["class_iou"]) == {"grass", "road"}
+    (run,) = (tmp_path / "store1" / "runs").glob("*/run.json")
+    named = {"0": "void", "1": "grass", "2": "road"}
+    assert json.loads(run.read_text())["mask_values"] == {"values": named, "colours": []}
