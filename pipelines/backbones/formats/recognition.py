@@ -39,6 +39,8 @@ FORMATS: Sequence[KeyFormat] = (
 )
 FAMILIES = {key_format.family: key_format for key_format in FORMATS}
 _NAMES_TOLD = 3
+_SIZE_WORDS = {192: "tiny", 384: "small", 768: "base", 1024: "large", 1280: "huge"}
+_DEIT_WIDTHS = frozenset({192, 384, 768})
 # Beside an image tower: the scale of the similarities that image-text models are trained with.
 _OF_IMAGE_TEXT = frozenset({"logit_scale", "logit_bias"})
 # Below this a file is no ViT that is known here, and a family's name would mislead.
@@ -73,13 +75,24 @@ def recognise(published: Published, *, file: str, family: str | None = None) -> 
     if family is None and published.has(*PLAIN_NAMES) and has_head(published):
         raise BackboneError(
             f"weights {file} classify under timm's names, which do not say how images are normalised; give timm's name "
-            "with --model, such as vit_base_patch16_224.augreg_in21k or deit_base_patch16_224.fb_in1k."
+            f"with --model, {_names_by_mean(published)}."
         )
     tried = [form for form in FORMATS if form.names] if family is None else [FAMILIES[family]]
     refusal = _refusal(nearest_format(published, tried), published, family)
     raise BackboneError(
         f"weights {file} are {refusal} `vitrine models` lists the families; for another ViT give timm's name with "
         "--model."
+    )
+
+
+def _names_by_mean(published: Published) -> str:
+    """Which names of the file's own size stand for which mean: nothing else in such a file tells them apart."""
+    embedding = published.shapes["patch_embed.proj.weight"]
+    size = f"{_SIZE_WORDS.get(embedding[0], 'base')}_patch{embedding[-1]}_224"
+    deit = f"deit_{size}.fb_in1k, or " if embedding[0] in _DEIT_WIDTHS else ""
+    return (
+        f"such as vit_{size}.augreg_in21k for a mean and std of 0.5, or for ImageNet's {deit}mae, MAE fine-tuned; "
+        "--arg mean=M,M,M --arg std=S,S,S states others"
     )
 
 

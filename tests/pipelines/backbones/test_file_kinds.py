@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 
 from pipelines.backbones import BackboneError, describe_backbone, load_backbone, resolve_backbone
@@ -144,6 +145,31 @@ def test_the_one_open_clip_that_takes_another_mean_is_said(tmp_path: Path, width
     stated = ("act_layer=gelu", "mean=0.5,0.5,0.5", "std=0.5,0.5,0.5")
     how = describe_backbone(resolve_backbone("auto", weights=path, arguments=stated)).preprocessing
     assert (how.mean, how.std) == (HALF, HALF)
+
+
+@pytest.mark.parametrize(
+    ("width", "names"),
+    [
+        (768, ("vit_base_patch16_224.augreg_in21k", "deit_base_patch16_224.fb_in1k", "mae")),
+        (1024, ("vit_large_patch16_224.augreg_in21k", "mae")),
+    ],
+)
+def test_a_file_that_classifies_is_told_names_of_its_own_size_and_what_mean_they_have(
+    tmp_path: Path, width: int, names: tuple[str, ...]
+) -> None:
+    state = publish.plain(Size(width=width, depth=1, heads=width // 64, mlp=16))
+    head = {"head.weight": torch.zeros(10, width), "head.bias": torch.zeros(10)}
+    path = saved(tmp_path, {"model": {**state, **head}})
+    with pytest.raises(BackboneError, match="classify under timm's names") as raised:
+        resolve_backbone("auto", weights=path)
+    said = str(raised.value)
+    half, imagenet = said.split("or for ImageNet's")
+    for name in names:
+        config = timm.get_pretrained_cfg(name) if name != "mae" else None
+        assert name in (half if config is not None and tuple(config.mean) == HALF else imagenet)
+    # As MAE fine-tuned with the class token is, which has a final norm under its own name.
+    how = describe_backbone(resolve_backbone("mae", weights=path)).preprocessing
+    assert (how.mean, how.crop_fraction) == (IMAGENET, 0.875)
 
 
 def test_beit_v2_is_told_by_its_second_classifier(tmp_path: Path) -> None:
