@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
-from zarr.storage import FsspecStore
 
 from feature_store.durable_files import Buffer
 from feature_store.errors import CorruptError, StoreError
@@ -246,6 +245,8 @@ class RemoteRoot(ObjectRoot):
 
     def zarr_store(self, path: str) -> Any:
         """See `ObjectRoot.zarr_store`; its requests are zarr-python's, retried by the client alone."""
+        from zarr.storage import FsspecStore
+
         kind, options = self._make
         if getattr(kind, "async_impl", False):
             # zarr-python needs an instance that belongs to its own event loop.

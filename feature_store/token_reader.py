@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-import zarr
 from jaxtyping import Int64, Shaped
 
 from feature_store.errors import CorruptError, StoreNotFoundError
@@ -194,6 +193,8 @@ class TokenReader:
     @cached_property
     def _zarr_array(self) -> Any:
         # The metadata has been held to one codec that runs nobody's code and claims no more than a chunk.
+        import zarr
+
         return zarr.open_array(self._root.zarr_store(self._array), mode="r", zarr_format=3)
 
 

@@ -27,6 +27,8 @@ FORBIDDEN = {
 # Imports inside functions, each with its reason. vitrine/ needs none: its commands import what they run.
 LATE_IMPORTS = {
     ("feature_store/query/rows.py", "feature_store"): "DuckDB, dask, xarray and torch come with who asks for them",
+    ("feature_store/token_reader.py", "zarr"): "a shard of ours is mapped, and zarr is half of what `ls` would load",
+    ("feature_store/remote_objects.py", "zarr"): "as for token_reader.py: it opens what is not mapped",
     ("evaluators/neighbors.py", "faiss"): "either of two distributions, or none: torch searches then",
     ("feature_store/exports/projection.py", "sklearn"): "an extra that t-SNE alone needs",
     ("pipelines/backbones/families.py", "pipelines"): "a family is loaded when one of its models is asked for",

@@ -126,7 +126,8 @@ def extract_dataset(
     dataset: Dataset, request: BackboneRequest, settings: ExtractionSettings, *, store: str, options: RunOptions
 ) -> int:
     """Plan, say the cost, run, and report; returns the exit code."""
-    engine = _engine(options)
+    if options.beam_options:
+        _engine(options)  # an option that Beam does not know is refused before anything is read
     prepared = prepare_extraction(
         dataset,
         request,
@@ -146,9 +147,9 @@ def extract_dataset(
     cost = estimate_cost(prepared, workers=options.workers, calibrate=options.calibrate or not options.dry_run)
     if options.talks:
         _print_cost(prepared, cost, options.workers)
-    if engine is not None:
+    if not options.dry_run:
         require_space(cost, prepared.root.url)
-        return _run(prepared, cost, engine, options)
+        return _run(prepared, cost, _engine(options), options)
     if options.json:
         print_json(
             {
@@ -164,14 +165,11 @@ def extract_dataset(
     return exits.DONE
 
 
-def _engine(options: RunOptions) -> Engine | None:
-    """What drives the run, its options checked; none for a dry run, whose answer would wait for Beam to load."""
-    if options.dry_run and not options.beam_options:
-        return None
+def _engine(options: RunOptions) -> Engine:
+    """What drives the run, its options checked. Beam is loaded here, since most answers would only wait for it."""
     from pipelines.beam_engine import BeamEngine
 
-    engine = BeamEngine(arguments=options.beam_options)
-    return None if options.dry_run else engine
+    return BeamEngine(arguments=options.beam_options)
 
 
 def _run(prepared: Prepared, cost: Cost, engine: Engine, options: RunOptions) -> int:

@@ -8,6 +8,7 @@ from tests.fresh_process import loaded_after
 from tests.vitrine.conftest import Run
 
 HEAVY = (
+    "zarr",
     "torch",
     "faiss",
     "timm",
@@ -72,6 +73,13 @@ def test_plans_manifests_and_the_catalogue_are_read_without_torch(module: str) -
 def test_words_that_extract_does_not_know_are_refused_before_torch_is_loaded(option: str, tiny_images: Path) -> None:
     command = ("extract", f"segmentation:{tiny_images}", "--model=demo", "--store=none", "--dry-run", option)
     assert loaded_by(*command, code=2) == set()
+
+
+def test_what_is_done_already_does_not_load_beam(
+    tiny_store: Path, tiny_images: Path, tiny_model: str, tiny_weights: Path
+) -> None:
+    command = ("extract", f"segmentation:{tiny_images}", "--model", tiny_model, "--weights", tiny_weights)
+    assert "apache_beam" not in loaded_by(*command, "--store", tiny_store)
 
 
 def test_a_dry_run_does_not_load_beam(tiny_images: Path, tiny_model: str, tiny_weights: Path) -> None:
