@@ -138,7 +138,7 @@ def _pairs(report: "CheckpointReport") -> dict[str, object]:
         "other shapes": _told(report.other_shapes),
         "other types": _told(report.other_types),
         **({"trouble": report.trouble} if report.trouble is not None else {}),
-        "loads": "yes, with --model auto --weights" if report.loads else "no",
+        "loads": _loads(report),
         **assumed_pairs(assumptions(form)),
     }
     for name, (differ, *examples) in form.undecided.items():
@@ -161,11 +161,21 @@ def _taken(report: "CheckpointReport") -> str:
     return f"{report.network}, of {len(report.networks)}; --network takes another: {others}"
 
 
+def _loads(report: "CheckpointReport") -> str:
+    if report.loads:
+        return "yes, with --model auto --weights"
+    return "no, as long as something is not said" if report.form.undecided else "no"
+
+
 def _counted(passed_over: Mapping[str, int]) -> str:
     """What is not taken, each group with the number of its tensors."""
+    from vitrine.output import counted
+
     groups = sorted(passed_over.items(), key=lambda group: -group[1])
     more = f" and {len(groups) - _NAMES_SHOWN} more groups" if len(groups) > _NAMES_SHOWN else ""
-    return ", ".join(f"{name} ({count} tensors)" for name, count in groups[:_NAMES_SHOWN]) + more or "nothing"
+    return (
+        ", ".join(f"{name} ({counted(count, 'tensor')})" for name, count in groups[:_NAMES_SHOWN]) + more or "nothing"
+    )
 
 
 def _told(names: tuple[str, ...]) -> str:

@@ -19,6 +19,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from pipelines.backbones.contents import ROOT, Choice, ContentsError, choose
+from pipelines.backbones.file_kind import CUT_SHORT, EMPTY, POINTER, TEXT, kind_of
 from pipelines.backbones.held_file import HeldFile
 from pipelines.backbones.inert_pickle import TensorRecord
 from pipelines.backbones.numpy_archives import NumpyArchiveError, is_numpy_archive, read_numpy_archive
@@ -32,16 +33,9 @@ _REASON_CHARACTERS = 160
 _HOLDS_OBJECTS = ("Unsupported global", "unsupported GLOBAL", "not an allowed global", "Unsupported class")
 _EXPECTED = "give a file that torch.save (.pt, .pth) or safetensors (.safetensors) wrote"
 _EXISTING = "give an existing .pth or .safetensors file"
-_EMPTY, _TEXT = "an empty file", "a text file"
-_POINTER = "a Git LFS pointer to one, which `git lfs pull` replaces by the file"
-_CUT_SHORT = "an archive that ends early, as of a broken download"
-_HEAD_BYTES = 512
-_LFS_POINTER, _ARCHIVE = b"version https://git-lfs", b"PK\x03\x04"
 _LENGTH = struct.Struct("<Q")
 # As safetensors' own reader has it.
 _MAX_HEADER_BYTES = 100_000_000
-# Printable, or white space, or a part of a letter in UTF-8.
-_TEXT_BYTES = {*range(0x20, 0x7F), *b"\t\n\r\f", *range(0xC2, 0xF5), *range(0x80, 0xC0)}
 # Of types that no network's numbers have; the others are floating.
 _SAFETENSORS_DTYPES = {
     "BOOL": torch.bool,
@@ -290,7 +284,7 @@ def load_tensors(path: Path, *, what: str = "weights", device: str = "cpu") -> A
     except pickle.UnpicklingError as error:
         reason = next((line for line in str(error).splitlines() if any(words in line for words in _HOLDS_OBJECTS)), "")
         if not reason:
-            raise BackboneError(f"{what} {path} are not a checkpoint but {_kind(path)}; {_EXPECTED}.") from error
+            raise BackboneError(f"{what} {path} are not a checkpoint but {kind_of(path)}; {_EXPECTED}.") from error
         raise _ObjectsInsideError(
             f"{what} {path} hold objects other than tensors, which loading would execute "
             f"({reason.strip()[:_REASON_CHARACTERS]}); save its tensors alone, best as .safetensors."
@@ -300,10 +294,10 @@ def load_tensors(path: Path, *, what: str = "weights", device: str = "cpu") -> A
     except BackboneError:
         raise
     except Exception as error:  # torch's reader lets hostile bytes raise anything, an IndexError for one
-        kind = _kind(path)
-        if kind == _CUT_SHORT:
+        kind = kind_of(path)
+        if kind == CUT_SHORT:
             raise BackboneError(f"{what} {path} are {kind}; fetch the file again.") from error
-        if kind in {_EMPTY, _TEXT, _POINTER}:
+        if kind in {EMPTY, TEXT, POINTER}:
             raise BackboneError(f"{what} {path} are not a checkpoint but {kind}; {_EXPECTED}.") from error
         raise BackboneError(
             f"{what} {path} are not a readable checkpoint ({_reason(error)}); fetch the file again."
@@ -344,21 +338,6 @@ def _reason(error: Exception) -> str:
     """The first sentence of an error, whole words of it."""
     first = next(iter(str(error).splitlines()), "").partition(". ")[0]
     return textwrap.shorten(first, _REASON_CHARACTERS, placeholder=" ...") or type(error).__name__
-
-
-def _kind(path: Path) -> str:
-    """What a file that is no checkpoint is instead, as its first bytes tell."""
-    with path.open("rb") as file:
-        head = file.read(_HEAD_BYTES)
-    if not head:
-        return _EMPTY
-    if head.startswith(_LFS_POINTER):
-        return _POINTER
-    if head.startswith(_ARCHIVE) and not zipfile.is_zipfile(path):
-        return _CUT_SHORT
-    if head[:1] == b"\x80":
-        return "a pickle that torch.save did not write"
-    return _TEXT if all(byte in _TEXT_BYTES for byte in head) else "bytes of another format"
 
 
 def _safetensors_shapes(path: Path) -> dict[str, torch.Tensor]:

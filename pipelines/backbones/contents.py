@@ -224,9 +224,16 @@ def _passed_over(
     for wrapper, tensors in mappings.items():
         for name, value in tensors.items():
             if id(value) not in within:
-                group = ".".join((*wrapper, clean_name(name).split(".")[0])) if not wrapper[1:] else wrapper[0]
+                group = wrapper[0] if wrapper[1:] else ".".join((*wrapper, _group(clean_name(name), taken.prefix)))
                 counts[group] = counts.get(group, 0) + 1
     return counts
+
+
+def _group(name: str, prefix: str) -> str:
+    """The part of a name that tells it from the network's: `model.head` beside a network under `model.backbone.`."""
+    parts, shared = name.split("."), prefix.split(".")
+    n_shared = next((i for i, (a, b) in enumerate(zip(parts, shared, strict=False)) if a != b), len(shared))
+    return ".".join(parts[: n_shared + 1])
 
 
 def _names(networks: Sequence[Network]) -> str:

@@ -71,10 +71,9 @@ def _free(form: VitForm) -> dict[str, Any]:
 
 def assumptions(form: VitForm) -> tuple[str, ...]:
     """What the file does not say, with the value that is taken: `num_heads=12 (64 features each)`."""
-    heads = f" ({form.width // form.heads} features each)"
-    values = (
-        f"{name}={value_text(value)}{heads if name == 'num_heads' else ''}" for name, value in _free(form).items()
-    )
+    notes = {"num_heads": f" ({form.width // form.heads} features each)"}
+    free = {name: value for name, value in _free(form).items() if name not in form.undecided}
+    values = (f"{name}={value_text(value)}{notes.get(name, '')}" for name, value in free.items())
     return (*values, *form.assumed)
 
 
