@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from evaluators.compression import Fit, fit_codec
-from feature_store import FeatureSet, StoreError, TokenKind
+from feature_store import FeatureSet, StoreError, TokenKind, UnknownNameError
 from feature_store.arrays import row_bytes, token_names
 from feature_store.compressing import (
     compressed_spec,
@@ -158,7 +158,9 @@ def _names(source: FeatureSet, request: CompressionRequest) -> list[tuple[int, T
     lacking = [kind for kind in request.kinds or () if kind not in source.spec.identity.token_kinds]
     if lacking:
         there = ", ".join(source.spec.identity.token_kinds)
-        raise StoreError(f"{source.name} has no {lacking[0]} tokens, only {there}; name some of these with --tokens.")
+        raise UnknownNameError(
+            f"{source.name} has no {lacking[0]} tokens, only {there}; name some of these with --tokens."
+        )
     return [(layer, kind) for layer, kind in token_names(source.spec) if kind in (request.kinds or FEATURE_KINDS)]
 
 

@@ -48,7 +48,10 @@ TrainSplit = Annotated[str, typer.Option(help="The split that the bank or traini
 TestSplit = Annotated[str | None, typer.Option(help="The split to test on; by default test, val or validation.")]
 HoldOut = Annotated[
     float | None,
-    typer.Option(help="Test on this share of the training images instead, for a dataset without a test split."),
+    typer.Option(
+        help="Test on this share of the training images instead, whole ones, drawn with --seed; of all images where "
+        "the dataset has no splits."
+    ),
 ]
 Scored = Annotated[
     str | None,

@@ -128,7 +128,8 @@ def test_nearest_is_what_the_vectors_say(vitrine: Run, store: FeatureSet, tmp_pa
         "rank": 1, "row": 5, "patch": 2, "score": 0.0, "uri": "images/005.png", "tile": None,
     }  # fmt: skip
     some = ("--where", "split = 'test'", "--selection", "no1", "--nearest", "5")
-    images = vitrine("query", store.root.url, *some, "-k", 6, "--json").json
+    images = vitrine("query", store.root.url, *some, "-k", 6, "--any-layer", "--json").json
+    assert images["selection_made_on"] == "patches of layer 2"
     assert (images["on"], images["patch"], images["selection"]) == ("cls", None, "no1")
     # Rows 14 to 19 are the test rows with tokens; the selection leaves features 0 and 2.
     cls = all_tokens(store.spec, 1, "cls").astype("f8")[:, [0, 2]]
