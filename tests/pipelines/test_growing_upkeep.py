@@ -5,9 +5,10 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
-from feature_store import open_store
+from feature_store import StoredDataset, open_store, read_manifest
 from feature_store.intact import object_crc32c
 from feature_store.objects import ObjectRoot
 from feature_store.roots import open_root
@@ -162,3 +163,23 @@ def test_gc_superseded_keeps_what_nothing_newer_holds(nights: Nights) -> None:
     assert fresh.spec.identity.grown_from is None
     garbage = {each.path for each in collect_garbage(root, superseded=True).garbage}
     assert not garbage & {f"features/{name}" for name in (first, unfinished.name)}
+
+
+def test_planning_reads_one_manifest_however_many_nights_there_are(
+    nights: Nights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for night in range(4):
+        nights.add(40 + night, f"even/{night}.png")
+        last = nights.extract().feature_set
+    nights.add(50, "even/x.png")
+    read: list[str] = []
+
+    def counted(root: ObjectRoot, dataset: StoredDataset, columns: list[str]) -> pa.Table:
+        read.append(dataset.folder)
+        return read_manifest(root, dataset, columns)
+
+    for module in ("growing", "reuse"):
+        monkeypatch.setattr(f"pipelines.{module}.read_manifest", counted)
+    assert nights.prepare().sources[0].name == last
+    # Once for the order of rows, once for what each row is; of the three nights before it, nothing.
+    assert read == [open_store(nights.store).features(last).dataset.folder] * 2
