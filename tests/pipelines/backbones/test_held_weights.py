@@ -16,7 +16,7 @@ from pipelines.backbones.checkpoint import read_state
 from pipelines.backbones.held_weights import WeightsChangedError, hold_weights
 from pipelines.extract import planned_backbone
 from pipelines.meter import process_meter
-from pipelines.run import Prepared
+from pipelines.run import Prepared, begin_extraction
 from pipelines.shard_worker import ShardWorker
 from tests.pipelines.backbones import published_files as publish
 from tests.pipelines.backbones import references as refer
@@ -99,6 +99,7 @@ def test_a_worker_that_finds_other_weights_fails_every_shard_and_reads_the_file_
     request, now = changed
     # The plan is made as if the file had not been touched: only names and shapes are read for it.
     prepared, folder = prepare(request=request), tmp_path / "progress"
+    begin_extraction(prepared)
     worker = ShardWorker(prepared.plan, folder)
     assert not worker.work_on(prepared.missing[0])
     weights.unlink()
