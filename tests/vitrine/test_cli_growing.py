@@ -88,7 +88,7 @@ def test_the_script_of_night_one_works_on_night_two_and_says_which_state_it_mean
         assert ran.err == f"{line}--features {first} takes another.\n"
     older = vitrine("variance", store, "--features", f"{dataset}@{first[-8:]}", "--json")
     assert (older.json["features"], older.err) == (first, "")
-    assert vitrine("rm", store, dataset).code == 1
+    assert vitrine("rm", store, dataset).code == 2
 
 
 def test_relabelling_says_that_nothing_is_computed(vitrine: Run, grown: tuple[Any, ...]) -> None:
