@@ -95,10 +95,12 @@ def _of_every_class(
     shuffled: Int64[np.ndarray, " images"], classes: Int64[np.ndarray, " images"], share: float
 ) -> list[int]:
     """Of each class the first images in the shuffled order; shares are rounded over the classes, not in each."""
+    # Sorted once, since there may be millions of images and thousands of classes.
+    by_class = shuffled[np.argsort(classes[shuffled], kind="stable")]
+    _, begins = np.unique(classes[by_class], return_index=True)
     chosen: list[int] = []
     seen = 0
-    for number in np.unique(classes):
-        of_class = shuffled[classes[shuffled] == number]
+    for of_class in np.split(by_class, begins[1:]):
         quota = round(share * (seen + len(of_class))) - round(share * seen)
         seen += len(of_class)
         chosen += of_class[: min(quota, len(of_class) - 1)].tolist()
