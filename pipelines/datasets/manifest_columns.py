@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from jaxtyping import Int32
 
 from feature_store.errors import ManifestError
 from feature_store.manifest import MAX_GROUND_SAMPLE_DISTANCE_M, suspicious_uris
@@ -109,11 +110,18 @@ def rows_of_first_images(columns: Columns, images_per_split: int) -> RowNumbers:
         The numbers of the rows that are kept, ascending.
     """
     images = image_numbers(columns["uri"])
-    splits, labels = (_codes(columns.get(name), len(images)) for name in ("split", "label"))
-    groups, n_images = splits * (labels.max() + 1) + labels, images[-1] + 1
-    # Each image once for every split and label that it has, in the order of images.
-    first = np.sort(np.unique(groups * n_images + images, return_index=True)[1])
-    split, group = splits[first], groups[first]
+    n_images = images[-1] + 1
+    splits = _codes(columns.get("split"), len(images))
+    labels = _codes(columns.get("label"), len(images))
+    n_labels = int(labels.max()) + 1
+    # Each image once for every split and label that it has, in the order of images. One array at a time: each has
+    # as many numbers as there are rows.
+    keys = (splits.astype(np.int64) * n_labels + labels) * n_images + images
+    del labels
+    first = np.sort(np.unique(keys, return_index=True)[1])
+    group = keys[first] // n_images
+    del keys
+    split = splits[first]
     # Labels of a split take turns in the order in which each is met first.
     _, met_first, group_of = np.unique(group, return_index=True, return_inverse=True)
     order = np.lexsort((met_first[group_of], _place_in_group(group), split))
@@ -132,13 +140,13 @@ def _place_in_group(groups: RowNumbers) -> RowNumbers:
     return places
 
 
-def _codes(column: pa.ChunkedArray | None, n_rows: int) -> RowNumbers:
+def _codes(column: pa.ChunkedArray | None, n_rows: int) -> Int32[np.ndarray, " rows"]:
     """A number for each distinct value of a column, 0 where there is none."""
     if column is None:
-        return np.zeros(n_rows, dtype=np.int64)
+        return np.zeros(n_rows, dtype=np.int32)
     encoded = pc.dictionary_encode(column).combine_chunks()
-    codes: RowNumbers = pc.fill_null(encoded.indices, -1).to_numpy(zero_copy_only=False).astype(np.int64) + 1
-    return codes
+    codes = pc.fill_null(encoded.indices, -1).to_numpy(zero_copy_only=False)
+    return np.asarray(codes + 1, dtype=np.int32)
 
 
 def keys_under(root: Path, keys: pa.ChunkedArray) -> pa.ChunkedArray:
