@@ -18,6 +18,7 @@ from jaxtyping import Int64
 from feature_store import FeatureSet, Shard, StoredDataset, StoreError, TokenKind, read_dataset, read_manifest
 from feature_store.identity import FeatureSetSpec
 from feature_store.manifest import REMOVED, removed_rows
+from feature_store.manifest_order import ROWS_AT_ONCE
 from feature_store.newest import chain_position
 from feature_store.objects import ObjectRoot
 from feature_store.roots import process_root
@@ -230,7 +231,8 @@ def _map_rows(manifest: pa.Table, sources: Sequence[FeatureSet]) -> RowMap:
     """Each row from the first source that has it, valid."""
     source = np.where(removed_rows(manifest), _REMOVED, _COMPUTED)
     row = np.zeros(manifest.num_rows, dtype=np.int64)
-    keys = view_keys(manifest)
+    # Of no row where nobody asks: a key is some hundred bytes.
+    keys = view_keys(manifest if sources else manifest.slice(0, 0))
     for number, features in enumerate(sources):
         wanted, valid = np.flatnonzero(source == _COMPUTED), np.flatnonzero(features.valid)
         if not wanted.size:
@@ -252,15 +254,19 @@ def _key_columns(root: ObjectRoot, dataset: StoredDataset) -> pa.Table:
 
 def view_keys(manifest: pa.Table) -> pa.Array:
     """What decides the pixels of each view, as one text; of a removed row, what decided them."""
-    table = manifest.select(_KEY_COLUMNS).combine_chunks()
+    # In runs of rows, so that memory holds the columns that a key is made of for a few of them alone.
+    batches = manifest.select(_KEY_COLUMNS).to_batches(max_chunksize=ROWS_AT_ONCE)
+    return pa.concat_arrays([_view_keys_of(batch) for batch in batches] or [pa.array([], pa.string())])
+
+
+def _view_keys_of(table: pa.RecordBatch) -> pa.Array:
     # Size and time are a key of one file only; a digest is one of content, whatever the file is called.
     content = pc.replace_substring_regex(table["image_sha256"], f"^{REMOVED}", "")
     by_file = pc.starts_with(content, STAT)
     place = pc.if_else(by_file, table["uri"], "")
     distance = pc.fill_null(pc.cast(table["ground_sample_distance_m"], pa.string()), "")
     # The content key follows from the view's id, unless a manifest lies; then only rows of the same lie meet.
-    keys = pc.binary_join_element_wise(table["view_id"], content, distance, place, "\n")
-    return keys.combine_chunks() if isinstance(keys, pa.ChunkedArray) else keys
+    return pc.binary_join_element_wise(table["view_id"], content, distance, place, "\n")
 
 
 def copy_rows(rows: RowMap, shard: Shard, tokens: dict[tuple[int, TokenKind], np.ndarray[Any, Any]]) -> RowNumbers:
