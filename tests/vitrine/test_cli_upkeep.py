@@ -238,7 +238,7 @@ def test_several_that_fit_are_listed_newest_first(vitrine: Run, store: Path) -> 
         (("rm", store, "tiny"), "write the full name"),
     ):
         ran = vitrine(*command)
-        assert ran.code == 1
+        assert ran.code == 2
         newest = f"{folder.parent.name}/zoo-00000000"
         assert f"2 feature sets fit; {way_out}: {newest} (newest), {listed['name']}." in ran.err
     assert "2999-01-01 00:00" in vitrine("ls", store).out
