@@ -313,6 +313,8 @@ def _manifest_file(root: ObjectRoot, dataset: StoredDataset) -> Iterator[pq.Parq
             if not file.schema_arrow.equals(MANIFEST_SCHEMA):
                 raise CorruptError(f"{path} has not the columns of a manifest. {_REMEDY}")
             yield file
+    except MemoryError:
+        raise  # Arrow's too: the machine failed, not the data
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
         if isinstance(error, CorruptError):
             raise

@@ -135,6 +135,8 @@ def manifest_table(rows: Iterable[Mapping[str, Any]]) -> pa.Table:
     complete.sort(key=_row_order)
     try:
         table = pa.Table.from_pylist(complete, schema=MANIFEST_SCHEMA)
+    except MemoryError:
+        raise  # Arrow's too: the machine failed, not the data
     except (pa.ArrowException, OverflowError, ValueError, TypeError) as error:
         raise ManifestError(f"a row does not fit the manifest's schema: {error}. See docs/datasets.md.") from error
     check_manifest(table)
@@ -187,6 +189,8 @@ def check_manifest(table: pa.Table) -> None:
         raise ManifestError("the manifest has no rows; a dataset needs at least one image.")
     try:
         table.validate(full=True)
+    except MemoryError:
+        raise  # Arrow's too: the machine failed, not the data
     except pa.ArrowException as error:
         raise ManifestError(f"the manifest is not a sound Arrow table ({error}); write it again.") from error
     for column in ("view_id", "image_sha256", "uri"):

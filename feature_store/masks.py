@@ -237,6 +237,8 @@ class _ChunkedArray:
         try:
             # Into a buffer of the right size: what the chunk claims of itself is not believed.
             values = pa.Codec("zstd").decompress(body, decompressed_size=size_bytes, asbytes=True)
+        except MemoryError:
+            raise  # Arrow's too: the machine failed, not the data
         except (pa.ArrowException, OSError) as error:
             raise CorruptError(f"{path} cannot be decompressed ({error}). {_remedy(self._folder)}") from error
         return np.frombuffer(values, dtype=self._dtype).reshape(self._chunk_shape)

@@ -174,6 +174,8 @@ def read_manifest_table(path: Path) -> tuple[pa.Table, list[str]]:
         # In a dictionary, a text of a million rows is held once and can be measured before it is spelled out.
         with pq.ParquetFile(path, read_dictionary=texts) as file:
             batches = [_checked(path, batch) for batch in file.iter_batches(batch_size=_ROWS_PER_BATCH, columns=known)]
+    except MemoryError:
+        raise  # Arrow's too: the machine failed, not the data
     except (pa.ArrowException, OSError) as error:
         raise ManifestError(
             f"{path} cannot be read as Parquet: {error}. Write it with pyarrow, pandas or DuckDB."

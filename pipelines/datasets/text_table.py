@@ -203,11 +203,15 @@ class _Reader:
         first = len(lines) - len(rows)
         try:
             return pa.RecordBatch.from_pylist(rows, schema=schema)
+        except MemoryError:
+            raise  # Arrow's too: the machine failed, not the data
         except (pa.ArrowException, TypeError, ValueError, OverflowError):
             for place, row in enumerate(rows):
                 for name, value in row.items():
                     try:
                         pa.array([value], self._types[name])
+                    except MemoryError:
+                        raise  # Arrow's too: the machine failed, not the data
                     except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
                         raise self._wrong_value(name, value, lines[first + place]) from error
             raise

@@ -49,6 +49,8 @@ def open_parquet_vectors(path: Path, options: ImportOptions) -> Vectors:
                     _values(path, batch[column], start), name=f"{path}, rows {start} to {start + len(batch) - 1}"
                 )
                 rows += batch.drop_columns([column]).to_pylist()
+    except MemoryError:
+        raise  # Arrow's too: the machine failed, not the data
     except (pa.ArrowException, OSError) as error:
         raise ImportRefusedError(f"{path} cannot be read as Parquet ({' '.join(str(error).split())[:160]}).") from error
     if not spool.n_rows:

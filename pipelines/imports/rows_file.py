@@ -52,6 +52,8 @@ def read_rows(path: Path, *, renamed: Mapping[str, str] | None = None, only: Seq
         with open_parquet(path) as file:
             for batch in parquet_batches(file, path, types=types, renamed=renamed):
                 rows += batch.to_pylist()
+    except MemoryError:
+        raise  # Arrow's too: the machine failed, not the data
     except (pa.ArrowException, OSError) as error:
         raise ImportRefusedError(f"{path} cannot be read as Parquet ({' '.join(str(error).split())}).") from error
     return rows
@@ -117,6 +119,8 @@ def _cast(column: pa.Array, kind: pa.DataType, path: Path, name: str) -> pa.Arra
         if pa.types.is_floating(column.type) and pa.types.is_string(kind):
             column = column.cast(pa.int64())  # pandas makes floats of whole numbers with gaps
         cast = column.cast(kind)
+    except MemoryError:
+        raise  # Arrow's too: the machine failed, not the data
     except pa.ArrowException as error:
         raise ImportRefusedError(
             f"{path}: column {name!r} has type {column.type}, which does not become {kind} "

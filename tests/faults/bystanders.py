@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+import feature_store.runs
+import pipelines.run
 from feature_store import open_store
 from feature_store.errors import StoreError
 from feature_store.roots import open_root
@@ -31,9 +33,9 @@ def set_clock(years_off: float) -> None:
             return cls.fromtimestamp(time.time(), tz)
 
     datetime.datetime = WrongDatetime  # type: ignore[misc]
-    import pipelines.run
-
-    pipelines.run.datetime = WrongDatetime  # type: ignore[attr-defined]
+    # They have the right one by name already.
+    for module in (pipelines.run, feature_store.runs):
+        module.datetime = WrongDatetime  # type: ignore[attr-defined]
 
 
 def limit_memory(more_bytes: int) -> None:

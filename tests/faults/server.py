@@ -34,12 +34,18 @@ class TooSlowError(Exception):
 
 
 def _prepare() -> None:
-    """Load what a child would load, and start no thread."""
+    """Load what a child would load, and start no thread.
+
+    All of it is loaded before a child sets its clock wrong: C extensions that meet another `datetime` crash.
+    """
     import rich.progress
     import rich.table
     import torch
     from PIL import PngImagePlugin
 
+    import feature_store.upkeep
+    import pipelines.beam_engine
+    import pipelines.run
     import vitrine.extraction
     from pipelines.backbones import load_backbone, resolve_backbone
 
@@ -49,7 +55,8 @@ def _prepare() -> None:
         standard, sys.stdout = sys.stdout, nowhere
         run_command_line(["extract", "--help"])
         sys.stdout = standard
-    assert all((rich.progress, rich.table, PngImagePlugin, vitrine.extraction))
+    assert all((rich.progress, rich.table, PngImagePlugin, feature_store.upkeep, pipelines.beam_engine, pipelines.run))
+    assert vitrine.extraction
     # What is never looked at is not copied either.
     gc.collect()
     gc.freeze()

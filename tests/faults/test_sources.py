@@ -63,7 +63,8 @@ def _make_class_folders(lab: Lab, folder: Path) -> None:
 
 def _command(lab: Lab, store: Path, source: Path) -> dict[str, object]:
     job = lab.job(store)
-    return {**job, "arguments": [*job["arguments"][:1], f"images:{source}", *job["arguments"][2:]]}
+    # In the order of a fresh dataset: where the disturbed run had ended first, the next one would grow out of it.
+    return {**job, "arguments": [*job["arguments"][:1], f"images:{source}", *job["arguments"][2:], "--order", "uri"]}
 
 
 def _change(change: dict[str, str]) -> None:
