@@ -12,6 +12,7 @@ from pipelines.backbones.catalogue import AUTO, CATALOGUE
 # As in `formats.FAMILIES`, whose modules need torch; a test holds the two together.
 FAMILY_NAMES = (
     "beit",
+    "beit2",
     "clip",
     "dino",
     "dinov2",
