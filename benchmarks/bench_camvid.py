@@ -49,9 +49,9 @@ def features(tmp_path_factory: pytest.TempPathFactory) -> FeatureSet:
     store = Path(named) if named and FULL else tmp_path_factory.mktemp("camvid") / "store"
     options = DatasetOptions(tile=120, limit_per_split=None if FULL else 2)
     dataset = open_dataset(f"segmentation:{data}/camvid", options=options)
-    request = resolve_model(ModelWords(model="demo", fit="squash", device="cpu"), dataset)
+    model = resolve_model(ModelWords(model="demo", fit="squash", device="cpu"), dataset)
     run = RunOptions(quiet=True)
-    assert extract_dataset(dataset, request, ExtractionSettings(), store=str(store), options=run) == 0
+    assert extract_dataset(dataset, model, ExtractionSettings(), store=str(store), options=run) == 0
     return open_store(str(store)).features()
 
 

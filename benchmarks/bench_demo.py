@@ -14,10 +14,10 @@ from vitrine.extraction import ModelWords, RunOptions, extract_dataset, resolve_
 def test_probes_against_extraction(tmp_path: Path) -> None:
     options = DatasetOptions(cache=tmp_path / "scenes", limit_per_split=None if FULL else 3)
     dataset = open_dataset("demo", options=options)
-    request = resolve_model(ModelWords(model="demo", device="cpu"), dataset)
+    model = resolve_model(ModelWords(model="demo", device="cpu"), dataset)
     start = time.perf_counter()
     code = extract_dataset(
-        dataset, request, ExtractionSettings(), store=str(tmp_path / "store"), options=RunOptions(quiet=True)
+        dataset, model, ExtractionSettings(), store=str(tmp_path / "store"), options=RunOptions(quiet=True)
     )
     extraction_s = time.perf_counter() - start
     assert code == 0

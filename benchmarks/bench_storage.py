@@ -48,11 +48,11 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> FeaturesOf:
     dataset = open_dataset(
         f"segmentation:{data}/camvid", options=DatasetOptions(tile=120, limit_per_split=limit if FULL else 2)
     )
-    request = resolve_model(ModelWords(model="demo", fit="squash", device="cpu"), dataset)
+    model = resolve_model(ModelWords(model="demo", fit="squash", device="cpu"), dataset)
     run = RunOptions(quiet=True, allow_mixed_environment=named is not None)
     for dtype in ("float32", "float16"):
         settings = ExtractionSettings(token_kinds=("patches",), storage_dtype=dtype)
-        assert extract_dataset(dataset, request, settings, store=str(place), options=run) == 0
+        assert extract_dataset(dataset, model, settings, store=str(place), options=run) == 0
     views, opened = views_digest(dataset.table), open_store(str(place))
 
     def extracted(dtype: str) -> FeatureSet:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from feature_store.arrays import row_bytes
 from feature_store.space import free_bytes, require_free
@@ -108,6 +107,8 @@ def _decoding_seconds(prepared: Prepared) -> float:
 
 def _forward_seconds(prepared: Prepared) -> float:
     """Of the forward pass, from the second of two batches."""
+    import torch
+
     spec, backbone = prepared.plan.spec, prepared.backbone
     torch.set_num_threads(prepared.plan.threads)
     shape = (spec.batch_size, *backbone.preprocessing.image_size, 3)

@@ -6,11 +6,21 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from feature_store.durable_files import take_alone
 
 _ANY_GPU = "cuda"
+_DEVICE_FILES = Path("/dev")
+# Of the drivers of NVIDIA (its boards for robots and Windows' subsystem too) and AMD: torch has no GPU without one.
+_GPU_FILES = ("nvidia*", "nvhost*", "nvgpu*", "dxg", "kfd")
+
+
+def has_gpu() -> bool:
+    """Whether torch can use a GPU here; where the system has none, torch is not loaded to be asked."""
+    if not any(True for pattern in _GPU_FILES for _ in _DEVICE_FILES.glob(pattern)):
+        return False
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def devices_for(requested: str, workers: int) -> tuple[str, ...]:
@@ -20,6 +30,8 @@ def devices_for(requested: str, workers: int) -> tuple[str, ...]:
     """
     if requested != _ANY_GPU or workers == 1:
         return ()
+    import torch
+
     kinds = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return tuple(f"{_ANY_GPU}:{index}" for index, kind in enumerate(kinds) if kind == kinds[0])
 

@@ -1,17 +1,17 @@
 """The environment of a run: what could change last bits of a feature without changing the identity."""
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
-from typing import Any
+from typing import Any, TypeAlias
 
 import PIL
-import torch
 
 from feature_store.errors import StoreError
 from feature_store.objects import ObjectRoot
 from feature_store.runs import earlier_environments
 
+EnvironmentOf: TypeAlias = Callable[[], dict[str, str]]
 # Fields that a resumed run must share with the runs before it.
 _COMPARED = ("torch", "timm", "pillow", "device", "cpu_capability")
 
@@ -22,6 +22,8 @@ class MixedEnvironmentError(StoreError, ValueError):
 
 def current_environment(device: str) -> dict[str, str]:
     """The environment of this process for a run on `device`."""
+    import torch
+
     name = torch.cuda.get_device_name(device) if device.startswith("cuda") else "cpu"
     return {
         "torch": torch.__version__,

@@ -28,7 +28,7 @@ from feature_store.newest import newest_first
 from feature_store.objects import ObjectRoot
 from feature_store.runs import RunHistory
 from feature_store.store import FeatureStore
-from pipelines.backbones import Backbone
+from pipelines.backbones.description import BackboneDescription
 from pipelines.datasets import Dataset
 from pipelines.plan import ExtractionSettings, feature_set_spec
 from pipelines.reuse import view_keys
@@ -61,7 +61,7 @@ class Grown:
 
 
 def fresh_spec(
-    dataset: Dataset, backbone: Backbone, settings: ExtractionSettings, attention_kernel: str
+    dataset: Dataset, backbone: BackboneDescription, settings: ExtractionSettings, attention_kernel: str
 ) -> FeatureSetSpec:
     """The record of the feature set that the dataset would have in uri order; its annotations do not matter."""
     described = StoredDataset(

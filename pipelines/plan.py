@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 
@@ -22,10 +22,8 @@ from feature_store.nearest_name import did_you_mean
 from feature_store.shards import ROWS_PER_CHUNK
 from feature_store.storage import STORAGE_DTYPES
 from pipelines.backbones import BackboneRequest
+from pipelines.backbones.description import BackboneDescription
 from pipelines.image_files import MAX_IMAGE_PIXELS, ReadingRules
-
-if TYPE_CHECKING:
-    from pipelines.backbones import Backbone
 
 DEFAULT_BATCH_SIZE = {"cpu": 16, "cuda": 128}
 ORDERS = ("grown", "uri")
@@ -135,7 +133,7 @@ class ExtractionPlan:
 
 def feature_set_spec(
     dataset: StoredDataset,
-    backbone: "Backbone",
+    backbone: BackboneDescription,
     settings: ExtractionSettings,
     *,
     attention_kernel: str,
@@ -190,7 +188,7 @@ def with_stored_shape(spec: FeatureSetSpec, stored: FeatureSetSpec) -> FeatureSe
     return replace(spec, **{name: getattr(stored, name) for name in kept})
 
 
-def recorded_preprocessing(backbone: "Backbone", max_pixels: int) -> dict[str, Any]:
+def recorded_preprocessing(backbone: BackboneDescription, max_pixels: int) -> dict[str, Any]:
     """How views become pixels, as the identity records it.
 
     The limit of pixels decides which rows are valid, so any but the default is part of it: else one name could mean two
@@ -217,14 +215,14 @@ def resolve_layers(layers: Sequence[int | str], depth: int) -> tuple[int, ...]:
     return tuple(sorted(numbers))
 
 
-def _token_kinds(backbone: "Backbone", settings: ExtractionSettings) -> tuple[TokenKind, ...]:
+def _token_kinds(backbone: BackboneDescription, settings: ExtractionSettings) -> tuple[TokenKind, ...]:
     """Those asked for, in the one order that they have everywhere."""
     if settings.token_kinds is None:
         return ("patches", "cls") if backbone.has_cls else ("patches",)
     return tuple(kind for kind in TOKEN_KINDS if kind in settings.token_kinds)
 
 
-def require_possible(backbone: "Backbone", settings: ExtractionSettings) -> None:
+def require_possible(backbone: BackboneDescription, settings: ExtractionSettings) -> None:
     """Refuse what this model cannot give, before anything is read or written.
 
     Raises:

@@ -23,7 +23,7 @@ from feature_store.newest import chain_position
 from feature_store.objects import ObjectRoot
 from feature_store.roots import process_root
 from feature_store.runs import RunHistory
-from pipelines.environment import environment_difference
+from pipelines.environment import EnvironmentOf, environment_difference
 from pipelines.prefetch import with_retries
 from pipelines.stat_key import STAT
 
@@ -126,7 +126,7 @@ def find_sources(
     spec: FeatureSetSpec,
     missing: Sequence[Shard],
     *,
-    environment: dict[str, str] | None,
+    environment: EnvironmentOf | None,
     predecessor: str | None = None,
 ) -> Reuse:
     """The feature sets of the store that have rows of the missing shards, and how much is left to compute.
@@ -136,7 +136,8 @@ def find_sources(
         manifest: of the new feature set's dataset.
         spec: of the new feature set.
         missing: the shards to commit.
-        environment: that sources must have been made in; None to allow any.
+        environment: gives the one that sources must have been made in, and is asked where there are any; None to
+            allow all.
         predecessor: the name of the feature set that this one grew out of, which is asked first.
     """
     allowed: list[tuple[FeatureSet, str | None]] = []
@@ -144,11 +145,12 @@ def find_sources(
     # Stable: the predecessor first, then the others as they come.
     candidates = sorted(_candidates(others, spec), key=lambda features: features.name != predecessor)
     history = RunHistory(candidates[0].root) if candidates and environment is not None else None
+    ours = environment() if history is not None and environment is not None else {}
     grown_out_of: tuple[str, int] | None = None
     for features in candidates:
         if grown_out_of is not None and _is_before(features, grown_out_of):
             continue  # it has nothing that the predecessor does not have, and its manifest need not be read
-        difference = None if history is None else _difference(history, features, environment or {})
+        difference = None if history is None else _difference(history, features, ours)
         (allowed if difference is None else refused).append((features, difference))
         if features.name == predecessor and difference is None:
             grown_out_of = chain_position(features.spec.identity)

@@ -8,8 +8,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -40,12 +41,13 @@ from feature_store.runs import PLAN_FILE, RUN_FILE, RunHistory, id_for_run
 from feature_store.shards import missing_shards, shards_of
 from feature_store.store import FeatureStore
 from feature_store.writer import check_feature_set, committed_receipts, enter_store, look_at_store, read_spec
-from pipelines.backbones import Backbone, BackboneRequest, describe_backbone, kernel_name
-from pipelines.backbones.checkpoint import file_sha256
+from pipelines.backbones import BackboneRequest
+from pipelines.backbones.description import DescribedModel
+from pipelines.backbones.remembered import describe_request
+from pipelines.backbones.weight_files import file_sha256
 from pipelines.datasets import Dataset, Finding, classes_without_pixels
 from pipelines.devices import devices_for
 from pipelines.environment import current_environment, require_same_environment
-from pipelines.extract import cached_manifest, planned_backbone
 from pipelines.failures import ShardFailure
 from pipelines.growing import Grown, fresh_spec, grow_dataset, with_growth
 from pipelines.meter import STAGES, read_counts, read_shard_times
@@ -60,6 +62,9 @@ from pipelines.plan import (
 )
 from pipelines.reuse import Reuse, Source, find_sources
 from pipelines.stopping import stopping_on_signals
+
+if TYPE_CHECKING:
+    from pipelines.backbones import Backbone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,8 +149,10 @@ class Prepared:
         return len(self.receipts)
 
     @property
-    def backbone(self) -> Backbone:
+    def backbone(self) -> "Backbone":
         """The backbone, loaded in this process when it is first asked for."""
+        from pipelines.extract import planned_backbone
+
         return planned_backbone(self.plan)
 
 
@@ -154,7 +161,7 @@ Engine = Callable[[ExtractionPlan, Sequence[Shard], Path, int], list[ShardFailur
 
 def prepare_extraction(
     dataset: Dataset,
-    request: BackboneRequest,
+    model: BackboneRequest | DescribedModel,
     settings: ExtractionSettings,
     *,
     store: str,
@@ -165,15 +172,16 @@ def prepare_extraction(
     """Make the plan of an extraction; nothing is written, so that an extraction that is refused changes nothing.
 
     The model's weights are not loaded: what is done already, or can be copied whole, needs none. The plan of a dry run
-    is for `estimate_cost` alone.
+    is for `estimate_cost` alone. A model that is described already needs no torch either, unless the store holds what
+    was made in an environment that has to be compared with this one.
 
     Raises:
         PlanError: a layer or token kind that the model lacks.
         BackboneError: weights that do not fit.
         StoreError: the store cannot be used, or the feature set was begun in another environment.
     """
-    kernel = kernel_name(request)
-    backbone = describe_backbone(request)
+    described = model if isinstance(model, DescribedModel) else describe_request(model)
+    request, backbone, kernel = described.request, described.backbone, described.attention_kernel
     require_possible(backbone, settings)
     root = look_at_store(store) if dry_run else enter_store(store)
     grown = grow_dataset(root, dataset, fresh_spec(dataset, backbone, settings, kernel), settings)
@@ -191,11 +199,11 @@ def prepare_extraction(
     missing = missing_shards(shards_of(spec.n_rows, spec.rows_per_shard), receipts)
     others = FeatureStore(root).readable()[0] if missing else []
     done_as = _complete_superset(others, spec) if missing else feature_set_name(folder)
-    environment = None if allow_mixed_environment else current_environment(request.device)
+    environment = None if allow_mixed_environment else partial(current_environment, request.device)
     reuse = Reuse()
     if missing and not done_as:
         if receipts and environment is not None:
-            require_same_environment(root, folder, environment)
+            require_same_environment(root, folder, environment())
         reuse = find_sources(
             others, dataset.table, spec, missing, environment=environment, predecessor=grown.predecessor
         )
@@ -278,6 +286,8 @@ def prepare_rerun(plan: ExtractionPlan, *, store: str) -> Prepared:
         PlanError: there is no such folder of images, or the weights are others.
         StoreError: the feature set or its dataset cannot be read, or was begun in another environment.
     """
+    from pipelines.extract import cached_manifest
+
     root = enter_store(store)
     spec = read_spec(root, plan.folder)
     require_same(spec, plan.spec)
@@ -297,7 +307,7 @@ def prepare_rerun(plan: ExtractionPlan, *, store: str) -> Prepared:
     missing = missing_shards(shards_of(spec.n_rows, spec.rows_per_shard), receipts)
     manifest = cached_manifest(store, plan.dataset_folder)
     # Feature sets that the earlier run copied from may be gone or damaged by now, and others may have been mended.
-    reuse = find_sources(FeatureStore(root).readable()[0], manifest, spec, missing, environment=environment)
+    reuse = find_sources(FeatureStore(root).readable()[0], manifest, spec, missing, environment=lambda: environment)
     sources = tuple(source.name for source in reuse.sources if source.refused is None)
     return Prepared(
         root=root,

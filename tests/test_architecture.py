@@ -32,6 +32,11 @@ LATE_IMPORTS = {
     ("evaluators/neighbors.py", "faiss"): "either of two distributions, or none: torch searches then",
     ("feature_store/exports/projection.py", "sklearn"): "an extra that t-SNE alone needs",
     ("pipelines/backbones/families.py", "pipelines"): "a family is loaded when one of its models is asked for",
+    ("pipelines/backbones/remembered.py", "pipelines"): "a model that is remembered needs no torch",
+    ("pipelines/cost.py", "torch"): "only a batch that is timed needs it, and a dry run times none",
+    ("pipelines/devices.py", "torch"): "only a machine with a GPU is asked for it",
+    ("pipelines/environment.py", "torch"): "a plan needs the environment only where there is one to compare it with",
+    ("pipelines/run.py", "pipelines"): "the unit of work needs torch, and a plan does not",
     ("pipelines/beam_steps.py", "pipelines"): "a driver only hands the step on, and would load torch",
 }
 

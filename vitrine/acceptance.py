@@ -8,8 +8,8 @@ from typing import Any
 
 from evaluators import Answer, KnnParameters, Subject
 from feature_store import FeatureSet, open_store
-from pipelines.backbones import BackboneRequest
-from pipelines.backbones.checkpoint import file_sha256
+from pipelines.backbones.description import DescribedModel
+from pipelines.backbones.weight_files import file_sha256
 from pipelines.datasets import Dataset
 from pipelines.plan import ExtractionSettings
 from pipelines.run import prepare_extraction
@@ -103,12 +103,12 @@ def run_acceptance(
     """
     caveats = _caveats(experiment, weights, limit_per_split)
     dataset = open_split(cityscapes, experiment, limit_per_split=limit_per_split)
-    request = resolve_model(ModelWords(model=experiment.model, weights=weights, fit="squash"), dataset)
+    model = resolve_model(ModelWords(model=experiment.model, weights=weights, fit="squash"), dataset)
     settings = ExtractionSettings()
-    code = extract_dataset(dataset, request, settings, store=store, options=RunOptions(workers=workers, quiet=json))
+    code = extract_dataset(dataset, model, settings, store=store, options=RunOptions(workers=workers, quiet=json))
     if code not in {exits.DONE, exits.INCOMPLETE}:
         return code
-    features = _extracted(store, dataset, request, settings)
+    features = _extracted(store, dataset, model, settings)
     agreement = compare_top_variance(ask_variance(features).result["order"], experiment.top_variance)
     numbers = []
     for compared in compare_numbers(features, experiment):
@@ -135,9 +135,9 @@ def _caveats(experiment: Published, weights: Path, limit_per_split: int | None) 
     return caveats
 
 
-def _extracted(store: str, dataset: Dataset, request: BackboneRequest, settings: ExtractionSettings) -> FeatureSet:
+def _extracted(store: str, dataset: Dataset, model: DescribedModel, settings: ExtractionSettings) -> FeatureSet:
     """The feature set that the extraction made or found."""
-    prepared = prepare_extraction(dataset, request, settings, store=store)
+    prepared = prepare_extraction(dataset, model, settings, store=store)
     return open_store(store).features(prepared.done_as or prepared.name)
 
 

@@ -50,9 +50,9 @@ def run_demo(folder: Path, *, workers: int = 1, json: bool = False) -> int:
     store = str(folder / "store")
     start = time.perf_counter()
     dataset = open_dataset("demo", options=DatasetOptions(cache=folder / "scenes"))
-    request = resolve_model(ModelWords(model="demo"), dataset)
+    model = resolve_model(ModelWords(model="demo"), dataset)
     code = extract_dataset(
-        dataset, request, ExtractionSettings(), store=store, options=RunOptions(workers=workers, quiet=json)
+        dataset, model, ExtractionSettings(), store=store, options=RunOptions(workers=workers, quiet=json)
     )
     if code not in {exits.DONE, exits.INCOMPLETE}:
         return code

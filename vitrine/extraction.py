@@ -7,13 +7,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from feature_store import open_store
-from pipelines.backbones import BackboneRequest, Windows, resolve_backbone
+from pipelines.backbones import Windows
+from pipelines.backbones.description import DescribedModel
 from pipelines.backbones.preprocessing import Fit
+from pipelines.backbones.remembered import describe_model
 from pipelines.cost import Cost, estimate_cost, require_space
 from pipelines.datasets import Dataset
+from pipelines.devices import has_gpu
 from pipelines.plan import ExtractionSettings, PlanError
 from pipelines.run import Engine, Outcome, Prepared, prepare_extraction, run_extraction, settle_extraction
 from vitrine import exits
@@ -53,8 +54,8 @@ class ModelWords:
     arguments: tuple[str, ...] = ()
 
 
-def resolve_model(words: ModelWords, dataset: Dataset) -> BackboneRequest:
-    """The backbone for a dataset: `auto` choices made, everything else as `resolve_backbone` takes it.
+def resolve_model(words: ModelWords, dataset: Dataset) -> DescribedModel:
+    """The model for a dataset, described: `auto` choices made, everything else as `resolve_backbone` takes it.
 
     Raises:
         PlanError: an unknown fit or device.
@@ -66,7 +67,7 @@ def resolve_model(words: ModelWords, dataset: Dataset) -> BackboneRequest:
         has_masks = dataset.table["mask_uri"].null_count < dataset.table.num_rows
         # None is the model's own way: a crop for most, and for some the whole view, squashed.
         fit = "squash" if has_masks else None
-    return resolve_backbone(
+    return describe_model(
         words.model,
         weights=words.weights,
         image_size=words.image_size,
@@ -88,8 +89,8 @@ def device_of(device: str) -> str:
     """
     check_device(device)
     if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if device.startswith("cuda") and not torch.cuda.is_available():
+        return "cuda" if has_gpu() else "cpu"
+    if device.startswith("cuda") and not has_gpu():
         raise PlanError(f"--device {device}: this machine has no CUDA device that torch can use; use --device cpu.")
     return device
 
@@ -123,14 +124,19 @@ class RunOptions:
 
 
 def extract_dataset(
-    dataset: Dataset, request: BackboneRequest, settings: ExtractionSettings, *, store: str, options: RunOptions
+    dataset: Dataset,
+    model: DescribedModel,
+    settings: ExtractionSettings,
+    *,
+    store: str,
+    options: RunOptions,
 ) -> int:
     """Plan, say the cost, run, and report; returns the exit code."""
     if options.beam_options:
         _engine(options)  # an option that Beam does not know is refused before anything is read
     prepared = prepare_extraction(
         dataset,
-        request,
+        model,
         settings,
         store=store,
         workers=options.workers,
@@ -141,7 +147,7 @@ def extract_dataset(
         if not options.dry_run:
             settle_extraction(prepared)
         return _report_done(prepared, options)
-    note = native_size_note(request, prepared.plan.spec)
+    note = native_size_note(prepared.plan.backbone, prepared.plan.spec)
     if options.talks and note is not None:
         console().print(note, markup=False)
     cost = estimate_cost(prepared, workers=options.workers, calibrate=options.calibrate or not options.dry_run)

@@ -90,9 +90,8 @@ def _loader(
     from functools import partial
 
     from pipelines.backbones import BackboneError, load_backbone, resolve_backbone
-    from pipelines.backbones.catalogue import AUTO
+    from pipelines.backbones.catalogue import AUTO, NULL
     from pipelines.backbones.formats import FAMILIES
-    from pipelines.backbones.null import NULL
     from pipelines.backbones.timm_names import require_known
     from pipelines.backbones.timm_vit import random_timm
 

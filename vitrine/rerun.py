@@ -18,9 +18,8 @@ from feature_store.runs import stored_plan
 from feature_store.upkeep import Unfinished
 from pipelines.backbones import BackboneRequest
 from pipelines.backbones.catalogue import DEMO_SHA256
-from pipelines.backbones.checkpoint import resolved
 from pipelines.backbones.hub_folder import weights_file
-from pipelines.backbones.timm_names import demo_weights
+from pipelines.backbones.weight_files import demo_weights, resolved
 from pipelines.beam_engine import BeamEngine
 from pipelines.plan import ExtractionPlan, PlanError
 from pipelines.run import prepare_rerun, run_extraction

@@ -8,17 +8,16 @@ from typing import TYPE_CHECKING
 from feature_store.late_names import names_loaded_late
 from pipelines.backbones.preprocessing import Windows
 from pipelines.backbones.request import BackboneRequest
+from pipelines.backbones.weight_files import BackboneError
 
 if TYPE_CHECKING:
     from pipelines.backbones.backbone import Backbone
-    from pipelines.backbones.checkpoint import BackboneError
     from pipelines.backbones.families import describe_backbone, kernel_name, load_backbone, resolve_backbone
 else:
     __getattr__ = names_loaded_late(
         __name__,
         {
             "backbone": ("Backbone",),
-            "checkpoint": ("BackboneError",),
             "families": ("describe_backbone", "kernel_name", "load_backbone", "resolve_backbone"),
         },
     )

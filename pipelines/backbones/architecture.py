@@ -13,9 +13,9 @@ from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from timm.models.vision_transformer_relpos import VisionTransformerRelPos
 
-from pipelines.backbones.checkpoint import BackboneError
 from pipelines.backbones.preprocessing import ImageSize, size_text
 from pipelines.backbones.stated import timm_arguments
+from pipelines.backbones.weight_files import BackboneError
 
 # One grid of patches from one convolution, blocks that keep it, prefix tokens from the first block on.
 _PLAIN = (VisionTransformer, VisionTransformerRelPos, Beit, Eva)

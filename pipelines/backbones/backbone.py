@@ -1,7 +1,7 @@
 """A frozen model as the unit of work sees it, whatever its family."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,39 +10,20 @@ import torch
 from jaxtyping import Float32, UInt8
 
 from feature_store import TokenKind
-from pipelines.backbones.preprocessing import Preprocessing
-from pipelines.backbones.request import BackboneRequest
+from pipelines.backbones.description import BackboneDescription
 
 Tokens = dict[tuple[int, TokenKind], torch.Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Backbone(ABC):
+class Backbone(BackboneDescription, ABC):
     """A frozen model, ready to run.
 
     Attributes:
-        request: what it was loaded from.
         module: the network, in evaluation mode, on its device.
-        preprocessing: how views become its input.
-        architecture: name, arguments and the norm that every layer passes, as the identity records them.
-        depth: transformer blocks.
-        grid: (height, width) of the patch lattice.
-        n_features: width of a token.
-        n_registers: register tokens, 0 where there are none.
-        has_cls: whether there is a class token.
-        n_heads: attention heads of a block, 0 where the class token's attention cannot be told.
     """
 
-    request: BackboneRequest
     module: Any
-    preprocessing: Preprocessing
-    architecture: Mapping[str, Any]
-    depth: int
-    grid: tuple[int, int]
-    n_features: int
-    n_registers: int
-    has_cls: bool
-    n_heads: int = 0
 
     def forward(
         self,

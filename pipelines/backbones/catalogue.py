@@ -18,6 +18,7 @@ _BLOCK_BYTES = 1 << 24
 # Stands for the name of a model: what the file is, it says itself.
 AUTO = "auto"
 DEMO = "demo"
+NULL = "null"
 DEMO_TITLE = "DINOv2-reg ViT-S/14, fine-tuned on MRI quality"
 DEMO_SHA256 = "cb9c162889a9d9e51af7dc7f3627a82cf9851566bea5ad8a45fbdf0e5fcef358"
 _MAE = "https://dl.fbaipublicfiles.com/mae"

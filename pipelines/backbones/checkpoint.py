@@ -1,15 +1,12 @@
-"""Checkpoint files: read without running anything in them, told from one another by their sha256."""
+"""Checkpoint files: read without running anything in them."""
 
 import contextlib
-import hashlib
-import os
 import pickle
-import stat
 import struct
 import textwrap
 import warnings
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,16 +20,15 @@ from pipelines.backbones.file_kind import CUT_SHORT, EMPTY, POINTER, TEXT, kind_
 from pipelines.backbones.held_file import HeldFile
 from pipelines.backbones.inert_pickle import TensorRecord
 from pipelines.backbones.numpy_archives import NumpyArchiveError, is_numpy_archive, read_numpy_archive
-from pipelines.backbones.parts import PartsError, digest_of_parts, is_index, parts_of
+from pipelines.backbones.parts import is_index, parts_of
 from pipelines.backbones.torch_archives import is_code, is_script, open_torch_file
+from pipelines.backbones.weight_files import BackboneError, require_file, weight_parts
 
-_BLOCK_BYTES = 1 << 24
 _TENSORS = (torch.Tensor, TensorRecord)
 _REASON_CHARACTERS = 160
 # What torch's refusal says of a file that is a pickle at all; other bytes are no checkpoint.
 _HOLDS_OBJECTS = ("Unsupported global", "unsupported GLOBAL", "not an allowed global", "Unsupported class")
 _EXPECTED = "give a file that torch.save (.pt, .pth) or safetensors (.safetensors) wrote"
-_EXISTING = "give an existing .pth or .safetensors file"
 _LENGTH = struct.Struct("<Q")
 # As safetensors' own reader has it.
 _MAX_HEADER_BYTES = 100_000_000
@@ -51,76 +47,8 @@ _SAFETENSORS_DTYPES = {
 }
 
 
-class BackboneError(ValueError):
-    """A model or checkpoint that cannot be used, with the reason and the way out."""
-
-
 class _ObjectsInsideError(BackboneError):
     """A file with objects other than tensors, which torch's own reader refuses."""
-
-
-def resolved(path: Path) -> Path:
-    """The path that a user gave, absolute and without links.
-
-    Raises:
-        BackboneError: a loop of links, or another user's home that is not there.
-    """
-    try:
-        return path.expanduser().resolve()
-    except RuntimeError as error:
-        raise BackboneError(f"weights {path} cannot be read ({error}); {_EXISTING}.") from error
-
-
-def require_file(path: Path, *, what: str = "weights") -> None:
-    """Refuse what is not a regular file before it is opened: a pipe would be waited on for ever.
-
-    Args:
-        path: the file.
-        what: how to call it in an error.
-
-    Raises:
-        BackboneError: it is not there, cannot be read, or is a folder, a pipe, a socket or a device.
-    """
-    try:
-        mode = path.stat().st_mode
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise BackboneError(f"{what} {path} cannot be read ({reason}); {_EXISTING}.") from error
-    if not stat.S_ISREG(mode):
-        raise BackboneError(f"{what} {path} are not a regular file; {_EXISTING}.")
-    if not os.access(path, os.R_OK):
-        raise BackboneError(f"{what} {path} cannot be read (Permission denied); {_EXISTING}.")
-
-
-def file_sha256(path: Path) -> str:
-    """Sha256 of a file, in hexadecimal, read in bounded memory; of an index, that of all files that it names.
-
-    Raises:
-        BackboneError: the file is not there, is not a regular file, or cannot be read.
-    """
-    require_file(path)
-    if is_index(path):
-        return digest_of_parts((part.name, file_sha256(part)) for part in weight_parts(path))
-    digest = hashlib.sha256()
-    try:
-        with path.open("rb") as file:
-            while block := file.read(_BLOCK_BYTES):
-                digest.update(block)
-    except OSError as error:
-        raise BackboneError(f"weights {path} cannot be read ({error.strerror}); {_EXISTING}.") from error
-    return digest.hexdigest()
-
-
-def weight_parts(path: Path) -> Sequence[Path]:
-    """The files that hold the weights of a path; see `parts_of`.
-
-    Raises:
-        BackboneError: an index that cannot be followed.
-    """
-    try:
-        return parts_of(path)
-    except PartsError as error:
-        raise BackboneError(f"weights {path} {error}.") from error
 
 
 @dataclass(frozen=True, kw_only=True)

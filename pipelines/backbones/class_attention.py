@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float32
 from torch.overrides import TorchFunctionMode
 
-from pipelines.backbones.checkpoint import BackboneError
+from pipelines.backbones.weight_files import BackboneError
 
 Seen = dict[int, Float32[torch.Tensor, "views heads patches"]]
 _SOFTMAX = frozenset({torch.softmax, torch.Tensor.softmax, torch.nn.functional.softmax})

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Unpack
 
 from pipelines.backbones.backbone import Backbone
-from pipelines.backbones.catalogue import AUTO, DEMO, TIMM, known
-from pipelines.backbones.checkpoint import BackboneError
+from pipelines.backbones.catalogue import AUTO, DEMO, NULL, TIMM, known
 from pipelines.backbones.formats import FAMILIES
-from pipelines.backbones.null import NO_KERNEL, NULL, load_null, resolve_null
+from pipelines.backbones.null import NO_KERNEL, load_null, resolve_null
 from pipelines.backbones.preprocessing import ImageSize, Windows
 from pipelines.backbones.request import BackboneRequest, RequestOptions
+from pipelines.backbones.weight_files import BackboneError
 from pipelines.backbones.windows import in_windows, one_window, sliding
 
 

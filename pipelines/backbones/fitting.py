@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
-from pipelines.backbones.checkpoint import BackboneError, read_checkpoint, read_state
+from pipelines.backbones.checkpoint import read_checkpoint, read_state
 from pipelines.backbones.formats.nearness import by
 from pipelines.backbones.networks import not_floating
 from pipelines.backbones.positions import RULES, Rule, position_text, resample
+from pipelines.backbones.weight_files import BackboneError
 
 # What a checkpoint may hold beyond the frozen backbone: heads, and the parts that only pre-training uses.
 _SURPLUS_PREFIXES = ("head.", "head_dist.", "fc_norm.", "decoder_", "mask_token", "projection_head.", "proj_head.")

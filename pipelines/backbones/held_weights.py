@@ -9,9 +9,9 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipelines.backbones.checkpoint import BackboneError, require_file, weight_parts
 from pipelines.backbones.held_file import HeldFile, hold
 from pipelines.backbones.parts import digest_of_parts, is_index
+from pipelines.backbones.weight_files import BackboneError, require_file, weight_parts
 
 
 class WeightsChangedError(BackboneError):

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pipelines.backbones.checkpoint import BackboneError
-from pipelines.backbones.parts import INDEX_FILES, lone_part
+from pipelines.backbones.parts import INDEX_FILES, is_index, lone_part
+from pipelines.backbones.weight_files import BackboneError
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 _CONFIG, _PREPROCESSOR = "config.json", "preprocessor_config.json"
@@ -42,6 +42,14 @@ def folder_settings(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     config, preprocessor = (_object(file.with_name(name)) for name in (_CONFIG, _PREPROCESSOR))
     # A folder of timm has another config.json, and the names of timm.
     return (config, preprocessor) if isinstance(config.get("model_type"), str) else ({}, {})
+
+
+def beside_weights(file: Path) -> list[Path]:
+    """The files, besides those that hold the numbers, that say something of the model in a file of weights."""
+    if file.name not in (*WEIGHT_FILES, *INDEX_FILES):
+        return []
+    said = [file.with_name(name) for name in (_CONFIG, _PREPROCESSOR)]
+    return [path for path in (*said, *([file] if is_index(file) else [])) if path.is_file()]
 
 
 def _object(path: Path) -> dict[str, Any]:

@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 
-from pipelines.backbones.checkpoint import BackboneError, Checkpoint, read_checkpoint, read_tensor
+from pipelines.backbones.checkpoint import Checkpoint, read_checkpoint, read_tensor
 from pipelines.backbones.formats import KeyFormat, Published, State, VitForm, recognise
 from pipelines.backbones.hub_folder import folder_settings, weights_file
 from pipelines.backbones.networks import build_network, fill_network, misfits, not_floating, own_rule
 from pipelines.backbones.preprocessing import size_text
 from pipelines.backbones.stated import assumptions, with_stated
+from pipelines.backbones.weight_files import BackboneError
 
 _NAMES_TOLD = 3
 _REASON_CHARACTERS = 160

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from feature_store.nearest_name import nearest_names
-from pipelines.backbones.catalogue import AUTO, CATALOGUE
+from pipelines.backbones.catalogue import AUTO, CATALOGUE, NULL
 
 # As in `formats.FAMILIES`, whose modules need torch; a test holds the two together.
 FAMILY_NAMES = (
@@ -34,7 +34,6 @@ FAMILY_NAMES = (
     "simmim",
     "torchvision",
 )
-_NULL = "null"
 _PLAIN_MODULES = {"beit", "deit", "eva", "vision_transformer", "vision_transformer_relpos"}
 _LONG_SIZES = {"s": "small", "b": "base", "l": "large", "h": "huge", "g": "giant"}
 
@@ -45,7 +44,7 @@ def unknown_model(model: str) -> str | None:
     Names of timm are looked up in its sources: importing timm to ask it takes some four seconds.
     """
     name = model.split(".", maxsplit=1)[0]
-    if model in {_NULL, AUTO, *FAMILY_NAMES, *(entry.name for entry in CATALOGUE)}:
+    if model in {NULL, AUTO, *FAMILY_NAMES, *(entry.name for entry in CATALOGUE)}:
         return None
     sources = "\n".join(_timm_sources().values())
     # Names that timm has given up, and still takes, stand in its sources as text alone.
@@ -69,7 +68,7 @@ def refusal(model: str) -> str:
 
 def _suggested_names() -> set[str]:
     """What there is besides the catalogue: of timm the modules that hold plain ViTs alone."""
-    found = {_NULL, AUTO, *FAMILY_NAMES}
+    found = {NULL, AUTO, *FAMILY_NAMES}
     for module, text in _timm_sources().items():
         if module in _PLAIN_MODULES:
             found.update(re.findall(r"@register_model\s+def (\w+)\(", text))

@@ -12,11 +12,11 @@ from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 
 from pipelines.backbones import relative_bias
-from pipelines.backbones.checkpoint import BackboneError
 from pipelines.backbones.formats import State, VitForm
 from pipelines.backbones.formats.nearness import by
 from pipelines.backbones.ground_distance import DEFAULT_DISTANCE_M, ScaleMaeNetwork
 from pipelines.backbones.positions import RULES, position_text, resample
+from pipelines.backbones.weight_files import BackboneError
 
 _NETWORKS = {"VisionTransformer": VisionTransformer, "Beit": Beit, "Eva": Eva, "ScaleMae": ScaleMaeNetwork}
 _TABLE = "relative_position_bias_table"

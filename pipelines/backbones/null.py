@@ -15,11 +15,11 @@ import torch
 from jaxtyping import Float32
 
 from pipelines.backbones.backbone import Backbone, Tokens
-from pipelines.backbones.checkpoint import BackboneError
+from pipelines.backbones.catalogue import NULL
 from pipelines.backbones.preprocessing import ImageSize, Preprocessing, size_text
 from pipelines.backbones.request import BackboneRequest, RequestOptions
+from pipelines.backbones.weight_files import BackboneError
 
-NULL = "null"
 NO_KERNEL = "none"
 _DEPTH, _FEATURES, _PATCH_PX = 2, 32, 16
 _IMAGE_SIZE = (64, 64)

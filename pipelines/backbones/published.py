@@ -11,7 +11,7 @@ from jaxtyping import Float32
 from pipelines.backbones.architecture import has_class_token, norm_name, register_count
 from pipelines.backbones.backbone import Tokens
 from pipelines.backbones.catalogue import AUTO, KnownCheckpoint, known, of_digest
-from pipelines.backbones.checkpoint import BackboneError, file_sha256, read_state, resolved
+from pipelines.backbones.checkpoint import read_state
 from pipelines.backbones.formats import FAMILIES, VitForm
 from pipelines.backbones.held_weights import hold_weights
 from pipelines.backbones.hub_folder import weights_file
@@ -28,6 +28,7 @@ from pipelines.backbones.request import BackboneRequest, RequestOptions
 from pipelines.backbones.same_network import published_record
 from pipelines.backbones.stated import assumptions, network_taken, require_decided
 from pipelines.backbones.timm_vit import TimmBackbone, attention, compute_float32_in_full
+from pipelines.backbones.weight_files import BackboneError, file_sha256, resolved
 
 
 class ScaleMaeBackbone(TimmBackbone):

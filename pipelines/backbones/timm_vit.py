@@ -19,7 +19,6 @@ from pipelines.backbones.architecture import (
     register_count,
 )
 from pipelines.backbones.backbone import Backbone, Tokens
-from pipelines.backbones.checkpoint import BackboneError
 from pipelines.backbones.class_attention import class_attention as watch_class
 from pipelines.backbones.fitting import embedding_resampling, load_weights
 from pipelines.backbones.formats.evaluation import Evaluation, of_timm
@@ -28,6 +27,7 @@ from pipelines.backbones.preprocessing import ImageSize, Preprocessing
 from pipelines.backbones.request import BackboneRequest
 from pipelines.backbones.same_network import timm_record
 from pipelines.backbones.stated import timm_arguments
+from pipelines.backbones.weight_files import BackboneError
 
 _AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 

@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float32
 
 from pipelines.backbones.backbone import Backbone, Tokens
-from pipelines.backbones.checkpoint import BackboneError
 from pipelines.backbones.preprocessing import ImageSize, Windows, size_text
 from pipelines.backbones.request import BackboneRequest
+from pipelines.backbones.weight_files import BackboneError
 
 
 @dataclass(frozen=True, kw_only=True)

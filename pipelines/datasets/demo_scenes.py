@@ -5,7 +5,6 @@ and discs of a retina lie on it. Train and test scenes are cut from different re
 """
 
 import math
-import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -34,6 +33,7 @@ from pipelines.datasets.demo_photographs import (
 from pipelines.datasets.description import DESCRIPTION_FILE
 from pipelines.datasets.scan import ANNOTATION_ENDING, Progress
 from pipelines.datasets.segmentation_folder import open_segmentation_folder
+from pipelines.user_cache import user_cache_folder
 
 SIDE_PX = 224
 TRAIN_SCENES, TEST_SCENES = 48, 24
@@ -263,7 +263,7 @@ def open_demo_scenes(options: DatasetOptions, progress: Progress | None = None) 
         ManifestError: scikit-image is missing, or the cache folder cannot be written.
     """
     key = digest_of([_REVISION, photographs_sha256(), PIL.__version__, np.__version__])[:16]
-    folder = (options.cache or _user_cache_folder()) / f"demo-scenes-{key}"
+    folder = (options.cache or user_cache_folder()) / f"demo-scenes-{key}"
     if not folder.is_dir():
         try:
             _write_whole(folder)
@@ -273,11 +273,6 @@ def open_demo_scenes(options: DatasetOptions, progress: Progress | None = None) 
                 "that you may write."
             ) from error
     return open_segmentation_folder(folder, replace(options, cache=None), progress)
-
-
-def _user_cache_folder() -> Path:
-    home = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(home) if Path(home).is_absolute() else Path.home() / ".cache") / "vitrine"
 
 
 def _write_whole(folder: Path) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 from feature_store.identity import FEATURE_KINDS, TokenKind
-from pipelines.backbones.checkpoint import BackboneError, load_tensors, require_plain
+from pipelines.backbones.checkpoint import load_tensors, require_plain
+from pipelines.backbones.weight_files import BackboneError
 from pipelines.datasets.assemble import Row
 from pipelines.datasets.image_folder import place_in_folders
 from pipelines.datasets.scan import list_files

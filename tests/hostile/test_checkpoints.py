@@ -15,9 +15,10 @@ import pytest
 import torch
 
 from pipelines.backbones import inert_pickle
-from pipelines.backbones.checkpoint import BackboneError, read_checkpoint, read_state
+from pipelines.backbones.checkpoint import read_checkpoint, read_state
 from pipelines.backbones.inert_pickle import InertPickleError, InertUnpickler, Stub, TensorRecord
 from pipelines.backbones.torch_archives import open_torch_file
+from pipelines.backbones.weight_files import BackboneError
 
 
 def archive(path: Path, pickled: bytes, storages: dict[str, bytes] | None = None) -> Path:
@@ -201,7 +202,8 @@ def test_bombs_take_no_memory(tmp_path: Path) -> None:
     program = """
 import resource, sys
 from pathlib import Path
-from pipelines.backbones.checkpoint import BackboneError, read_checkpoint
+from pipelines.backbones.checkpoint import read_checkpoint
+from pipelines.backbones.weight_files import BackboneError
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for path in sys.argv[1:]:
     try:

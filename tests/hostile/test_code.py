@@ -24,7 +24,8 @@ import torch
 
 from feature_store import StoreError, open_store
 from feature_store.datasets import read_manifest
-from pipelines.backbones.checkpoint import BackboneError, read_state
+from pipelines.backbones.checkpoint import read_state
+from pipelines.backbones.weight_files import BackboneError
 from pipelines.datasets.dataset import DatasetOptions
 from pipelines.datasets.manifest_file import open_manifest_file
 from pipelines.imports.source_arrays import ImportRefusedError

@@ -17,7 +17,8 @@ import torch
 from safetensors.torch import save_file
 
 from pipelines.backbones import BackboneError
-from pipelines.backbones.checkpoint import file_sha256, read_checkpoint, read_state, read_tensor
+from pipelines.backbones.checkpoint import read_checkpoint, read_state, read_tensor
+from pipelines.backbones.weight_files import file_sha256
 
 
 @pytest.fixture

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from pipelines import devices as devices_module
 from pipelines.backbones import resolve_backbone
 from pipelines.beam_engine import BeamEngine
-from pipelines.devices import device_of_worker, devices_for, worker_number
+from pipelines.devices import device_of_worker, devices_for, has_gpu, worker_number
 from pipelines.meter import read_counts
 from pipelines.run import Prepared
 
@@ -46,6 +47,17 @@ def test_a_device_that_is_named_stays_as_asked_and_gpus_of_another_kind_are_left
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "small" if index == 2 else "large")
     assert devices_for(requested, workers) == devices
+
+
+@pytest.mark.parametrize("file", ["nvidiactl", "nvidia0", "nvhost-gpu", "dxg", "kfd"])
+def test_torch_is_asked_for_a_gpu_only_where_the_system_has_a_driver_of_one(
+    file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices_module, "_DEVICE_FILES", tmp_path)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert not has_gpu()
+    (tmp_path / file).touch()
+    assert has_gpu()
 
 
 def test_each_of_two_workers_is_told_a_device_of_its_own(prepare: Callable[..., Prepared], tmp_path: Path) -> None:

@@ -82,6 +82,20 @@ def test_what_is_done_already_does_not_load_beam(
     assert "apache_beam" not in loaded_by(*command, "--store", tiny_store)
 
 
+@pytest.mark.parametrize("model", ["tiny", "null"])
+def test_a_dry_run_of_a_model_that_was_described_before_loads_neither_torch_nor_timm(
+    model: str, tiny_images: Path, tiny_model: str, tiny_weights: Path, vitrine: Run
+) -> None:
+    named = ("null",) if model == "null" else (tiny_model, "--weights", tiny_weights)
+    command = ("extract", f"segmentation:{tiny_images}", "--store=none", "--dry-run", "--model", *named)
+    first = vitrine(*command, "--json")
+    assert first.code == 0
+    # pyarrow itself loads pandas when it makes a table of rows.
+    assert loaded_by(*command) - {"pandas"} == set()
+    again = vitrine(*command, "--json").json
+    assert {**again, "free_bytes": 0} == {**first.json, "free_bytes": 0}
+
+
 def test_a_dry_run_does_not_load_beam(tiny_images: Path, tiny_model: str, tiny_weights: Path) -> None:
     command = ("extract", f"segmentation:{tiny_images}", "--model", tiny_model, "--weights", tiny_weights)
     assert "apache_beam" not in loaded_by(*command, "--store=none", "--dry-run")

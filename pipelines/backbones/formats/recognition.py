@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-from pipelines.backbones.checkpoint import BackboneError
 from pipelines.backbones.formats.beit import BEIT, BEIT_V2
 from pipelines.backbones.formats.clip import CLIP
 from pipelines.backbones.formats.dino import DINO, IBOT
@@ -19,6 +18,7 @@ from pipelines.backbones.formats.scale_mae import SCALE_MAE
 from pipelines.backbones.formats.simmim import SIMMIM
 from pipelines.backbones.formats.torchvision_vit import TORCHVISION
 from pipelines.backbones.formats.transformers_folder import MODEL_TYPES, TRANSFORMERS
+from pipelines.backbones.weight_files import BackboneError
 
 # In the order of asking: what shares its names with others comes behind what has names of its own.
 FORMATS: Sequence[KeyFormat] = (

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from pipelines.backbones import BackboneError, load_backbone, resolve_backbone
-from pipelines.backbones.checkpoint import file_sha256
 from pipelines.backbones.held_weights import WeightsChangedError
+from pipelines.backbones.weight_files import file_sha256
 from tests.pipelines.backbones import references as refer
 from tests.pipelines.backbones.published_files import pixels
 from tests.pipelines.backbones.test_transformers_folders import SIZE, folders
