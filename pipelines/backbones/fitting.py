@@ -1,5 +1,6 @@
 """A checkpoint's tensors into a model: converted as timm converts them, and held to fit exactly."""
 
+import math
 import sys
 import textwrap
 import warnings
@@ -159,12 +160,33 @@ def _require_same_patch(module: Any, state: _State, weights: Path, architecture:
 
 def _resampled(module: Any, stored: torch.Tensor, rule: Rule) -> torch.Tensor:
     """Positions by a rule that was asked for, instead of timm's; models with registers keep those of patches alone."""
-    side = int(stored.shape[1] ** 0.5)
-    n_prefix = stored.shape[1] - side * side
-    if n_prefix not in {0, 1, int(module.num_prefix_tokens)}:
+    grid = _stored_grid(module, stored.shape[1])
+    if grid is None:
         raise ValueError(f"{stored.shape[1]} stored positions are no square of patches with the model's prefix tokens")
-    resampled = resample(stored, stored=(side, side), wanted=tuple(module.patch_embed.grid_size), rule=rule)
+    resampled = resample(stored, stored=grid, wanted=tuple(module.patch_embed.grid_size), rule=rule)
     return resampled[:, -module.pos_embed.shape[1] :]
+
+
+def _stored_grid(module: Any, n_stored: int) -> tuple[int, int] | None:
+    """The (height, width) of the grid that a file's positions are of, from their number; None where it has none.
+
+    A file does not say the grid. It is that of the model's own input, or a square, as timm takes it; where the number
+    is neither, the file was saved at another size, and if it has as many positions as the model, at the model's.
+    """
+    wanted = tuple(module.patch_embed.grid_size)
+    own_size = module.pretrained_cfg["input_size"][-2:]
+    own = tuple(side // patch for side, patch in zip(own_size, module.patch_embed.patch_size, strict=True))
+    in_model = int(module.pos_embed.shape[1]) - wanted[0] * wanted[1]
+    # The class token's place may be stored or not, the registers' likewise; the model's own way is the likeliest.
+    for n_prefix in dict.fromkeys((in_model, 1, int(module.num_prefix_tokens), 0)):
+        n_patches = n_stored - n_prefix
+        side = math.isqrt(max(n_patches, 0))
+        for grid in (own, (side, side)):
+            if n_patches > 0 and grid[0] * grid[1] == n_patches:
+                return grid
+        if n_prefix == in_model and wanted[0] * wanted[1] == n_patches:
+            return wanted
+    return None
 
 
 def _resampling(module: Any, state: _State, architecture: str, rule: str | None) -> str:
@@ -184,20 +206,21 @@ def _resampling(module: Any, state: _State, architecture: str, rule: str | None)
             return f"relative bias resampled to {height}x{width} (timm)"
         return _AS_STORED if tables else "none stored"
     n_stored = int(stored.shape[-2])
-    # The class token's place may be stored or not, the registers' likewise.
-    counts = {n_stored, n_stored - 1, n_stored - int(module.num_prefix_tokens)}
-    # As many patches in other proportions are resampled all the same: what is stored is of the model's own input.
-    own_size = module.pretrained_cfg["input_size"][-2:]
-    own_grid = tuple(side // patch for side, patch in zip(own_size, module.patch_embed.patch_size, strict=True))
-    if height * width in counts and (height == width or (height, width) == own_grid):
+    grid = _stored_grid(module, n_stored)
+    if grid == (height, width):
         return _AS_STORED
     if _RADIO in architecture:
         raise BackboneError(
             f"model {architecture!r} resamples its position embedding in a way of its own, which is not supported; "
             "leave --image-size out."
         )
-    side = int(n_stored**0.5)
+    if grid is None:
+        raise BackboneError(
+            f"the weights do not fit {architecture!r}: the {n_stored} positions that they store are no square of "
+            f"patches with the model's prefix tokens, and not the {height} x {width} patches of its input; give "
+            "--image-size HEIGHTxWIDTH as it was when the file was saved."
+        )
     if rule is not None:
-        return position_text(rule, (side, side), (height, width))
+        return position_text(rule, grid, (height, width))
     how = "bilinear without antialias" if _FLEXIBLE in architecture else "bicubic with antialias"
-    return f"{how} from {side}x{side} to {height}x{width} (timm)"
+    return f"{how} from {grid[0]}x{grid[1]} to {height}x{width} (timm)"

@@ -278,6 +278,36 @@ def test_a_size_that_is_not_square_gives_timms_tokens_of_every_layer(
 
 
 @pytest.mark.parametrize(
+    ("architecture", "size"),
+    [
+        ("test_vit", (224, 448)),
+        # With the class token there are as many positions as 3 x 3 and 17 x 17 patches without one.
+        ("test_vit", (32, 64)),
+        ("test_vit", (192, 384)),
+        ("vit_small_patch14_reg4_dinov2", (28, 42)),
+        ("flexivit_small", (32, 64)),
+    ],
+)
+def test_positions_of_a_grid_that_is_not_square_are_taken_as_stored(
+    request_for: Callable[..., BackboneRequest], architecture: str, size: tuple[int, int]
+) -> None:
+    state = random_model(architecture, img_size=size).state_dict()
+    request = request_for(architecture, state, image_size=size)
+    backbone = load_backbone(request)
+    assert torch.equal(backbone.module.pos_embed, state["pos_embed"])
+    assert backbone.preprocessing.position_embedding == "as stored"
+    assert_described(request, backbone)
+
+
+def test_positions_of_a_grid_that_is_not_square_are_refused_at_another_size(
+    request_for: Callable[..., BackboneRequest],
+) -> None:
+    state = random_model("test_vit", img_size=(224, 448)).state_dict()
+    with pytest.raises(BackboneError, match=r"393 positions .* 10 x 20 patches .* --image-size HEIGHTxWIDTH"):
+        load_backbone(request_for("test_vit", state, image_size=(160, 320)))
+
+
+@pytest.mark.parametrize(
     ("architecture", "stored_side", "rule"),
     [
         ("vit_small_patch14_dinov2", 518, "dinov2"),
