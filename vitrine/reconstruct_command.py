@@ -40,8 +40,12 @@ def reconstruct(
     ] = "auto",
     seed: Annotated[int, typer.Option(min=0, help="Seed of the random features.")] = 0,
     root: Annotated[
-        Path | None,
-        typer.Option(help="Where the images stand, if no longer where they were extracted from.", show_default=False),
+        list[Path] | None,
+        typer.Option(
+            help="The folder of the images, which the store's word does not open; again for a folder outside it that "
+            "links lead into. An answer that is kept needs none.",
+            show_default=False,
+        ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Write the images side by side into this folder.", show_default=False)
@@ -59,8 +63,8 @@ def reconstruct(
 
     \b
     vitrine extract images:photos --model auto --weights mae_visualize_vit_base.pth --store features
-    vitrine reconstruct features --weights mae_visualize_vit_base.pth --images 64 --out pictures
-    vitrine reconstruct features --weights mae_visualize_vit_base.pth --selection no200
+    vitrine reconstruct features --weights mae_visualize_vit_base.pth --root photos --out pictures
+    vitrine reconstruct features --weights mae_visualize_vit_base.pth --root photos --selection no200
     """
     from vitrine.opened import open_features
     from vitrine.output import console
@@ -79,9 +83,11 @@ def reconstruct(
             n_views=images,
             split=None if split == "all" else split,
             seed=seed,
-            root=root,
+            roots=tuple(root or ()),
         ),
     )
+    if out is not None:
+        reconstruction.open_images()
     with counting_bar("decoding", quiet=json) as progress:
         answer = reconstruction.ask(fresh=fresh, progress=progress)
     picture = None if out is None else reconstruction.draw(out)

@@ -1,6 +1,6 @@
 """Reconstruction for the command line: the checkpoint's decoder, the views as the encoder saw them, pictures."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +15,7 @@ from evaluators import (
     MaeDecoder,
     Pixels,
     ReconstructionParameters,
+    ReconstructionResult,
     VarianceResult,
     arms_of,
     ask,
@@ -33,11 +34,13 @@ from feature_store.runs import stored_plan
 from pipelines.backbones.checkpoint import read_state
 from pipelines.backbones.held_weights import hold_weights
 from pipelines.backbones.preprocessing import Preprocessing
+from pipelines.backbones.weight_files import resolved
 from pipelines.image_files import MAX_IMAGE_PIXELS, MOST_IMAGE_PIXELS, ReadingRules
 from pipelines.meter import Meter
 from pipelines.plan import view_columns
 from pipelines.prefetch import PreparedView, SourceChangedError, prepare_views
 from vitrine.exits import UsageError
+from vitrine.named_paths import chosen, naming_options
 from vitrine.pictures import draw_reconstruction
 from vitrine.questions import ask_variance
 
@@ -58,7 +61,8 @@ class Asked:
         n_dropped, selection: the features to take away; at most one of the two is given.
         any_layer: take a selection that was made on other tokens than the patches that are decoded.
         n_views, split, seed: see `ReconstructionParameters`.
-        root: where the images stand; None for where they stood when they were extracted.
+        roots: the folder of the images, and folders outside it that links in it may lead into; they are needed where
+            the answer is not kept yet, or is to be drawn.
     """
 
     weights: Path
@@ -69,7 +73,7 @@ class Asked:
     n_views: int | None = None
     split: str | None = "auto"
     seed: int = 0
-    root: Path | None = None
+    roots: tuple[Path, ...] = ()
 
 
 class Reconstruction:
@@ -112,11 +116,24 @@ class Reconstruction:
         return ask(
             self._features,
             asked,
-            lambda: evaluate_reconstruction(
-                self._features, self._parameters, decoder=self._decoder, arms=self._arms, pixels=self._counted(progress)
-            ),
+            lambda: self._evaluate(progress),
             fresh=fresh,
         )
+
+    def _evaluate(self, progress: Callable[[int, int], None] | None) -> ReconstructionResult:
+        self.open_images()  # first, since the arms take a pass over the tokens
+        return evaluate_reconstruction(
+            self._features, self._parameters, decoder=self._decoder, arms=self._arms, pixels=self._counted(progress)
+        )
+
+    def open_images(self) -> None:
+        """Find the folder of the images, so that a missing one is said before anything is computed.
+
+        Raises:
+            UsageError: it was not named.
+            StoreError: it is no folder, or the tokens were not extracted from images.
+        """
+        _ = self._pixels
 
     def draw(self, folder: Path) -> Path:
         """Write some views beside what every arm gives of them; returns the picture's path."""
@@ -178,7 +195,7 @@ class Reconstruction:
 
     @cached_property
     def _pixels(self) -> Pixels:
-        return stored_views(self._features, self._asked.root)
+        return stored_views(self._features, self._asked.roots)
 
 
 def _refuse_folder(weights: Path) -> None:
@@ -224,17 +241,21 @@ def arm_words(n_taken: int) -> dict[str, str]:
     }
 
 
-def stored_views(features: FeatureSet, root: Path | None = None) -> Pixels:
+def stored_views(features: FeatureSet, roots: Sequence[Path]) -> Pixels:
     """Reads views from their image files as they were read when they were extracted, each held to its content key.
 
     Args:
         features: the feature set.
-        root: where the images stand; None for where the last run found them.
+        roots: what the user named: the folder of the images, and folders that links in it may lead into.
 
     Raises:
-        StoreError: no run says where the images stood, or the tokens were not extracted from images.
+        UsageError: the folder of the images was not named.
+        StoreError: it is no folder, or the tokens were not extracted from images.
     """
-    folder = _root_of(features, root)
+    plan: Mapping[str, Any] = stored_plan(features.root, features.folder) or {}
+    named = tuple(str(resolved(root)) for root in roots)
+    folder = _folder_of(features, plan, named)
+    rules = _rules_of(plan, named)
     try:
         preprocessing = Preprocessing.from_json(features.spec.identity.preprocessing)
     except (KeyError, TypeError) as error:
@@ -252,7 +273,7 @@ def stored_views(features: FeatureSet, root: Path | None = None) -> Pixels:
             batch_size=len(rows),
             threads=_DECODING_THREADS,
             meter=Meter(),
-            rules=_rules_of(features),
+            rules=rules,
         )
         try:
             return np.stack([_pixels_of(view, features, rows) for view in views])
@@ -274,21 +295,40 @@ def _pixels_of(view: PreparedView, features: FeatureSet, rows: np.ndarray[Any, A
     return view.pixels
 
 
-def _rules_of(features: FeatureSet) -> ReadingRules:
-    """How the last run read images; the defaults where nothing says so."""
-    plan: Mapping[str, Any] = stored_plan(features.root, features.folder) or {}
-    max_pixels, link_roots = plan.get("max_pixels"), plan.get("link_roots")
+def _rules_of(plan: Mapping[str, Any], named: Sequence[str]) -> ReadingRules:
+    """How the last run read images, its links as far as the user named where they lead; defaults where nothing says."""
+    max_pixels = plan.get("max_pixels")
     return ReadingRules(
         max_pixels=min(max_pixels, MOST_IMAGE_PIXELS) if isinstance(max_pixels, int) else MAX_IMAGE_PIXELS,
-        link_roots=tuple(map(Path, filter(None, map(str, link_roots)))) if isinstance(link_roots, list) else (),
+        link_roots=tuple(Path(path) for path in _paths_of(plan)[1:] if path in named),
     )
 
 
-def _root_of(features: FeatureSet, given: Path | None) -> Path:
-    """The folder of the images: the given one, or the one that the last run read them from."""
-    plan: Mapping[str, Any] = stored_plan(features.root, features.folder) or {}
-    root = plan.get("dataset_root") if given is None else str(given)
-    if not isinstance(root, str) or not Path(root).is_dir():
-        where = f"{root!r} is no folder" if isinstance(root, str) else "no run says where they stood"
-        raise StoreError(f"the images of {features.name} are not to be had: {where}. Name it with --root FOLDER.")
-    return Path(root)
+def _folder_of(features: FeatureSet, plan: Mapping[str, Any], named: Sequence[str]) -> Path:
+    """The folder of the images among those that the user named; none is opened because the store names it."""
+    theirs = _paths_of(plan)
+    folder = chosen(theirs[0] if theirs else "", named)
+    if folder is None and theirs:
+        said, options = naming_options([("--root", path) for path in theirs])
+        raise UsageError(
+            f"the images of {features.name} are needed. The store names {said}, and a store may be a stranger's, so "
+            "nothing is read on its word. If these are yours, or with the places where they are now, run the same "
+            f"command with {options}"
+        )
+    if folder is None:
+        raise UsageError(
+            f"the images of {features.name} are needed, and no run says where they stood; name one --root FOLDER."
+        )
+    if not Path(folder).is_dir():
+        raise StoreError(
+            f"the images of {features.name} are not to be had: {folder!r} is no folder. Name it with --root."
+        )
+    return Path(folder)
+
+
+def _paths_of(plan: Mapping[str, Any]) -> tuple[str, ...]:
+    """What the store's plan names: the folder of the images, and those that links in it led into; not opened here."""
+    root, links = plan.get("dataset_root"), plan.get("link_roots")
+    if not isinstance(root, str) or not root:
+        return ()
+    return (root, *(path for path in links if isinstance(path, str) and path)) if isinstance(links, list) else (root,)

@@ -5,7 +5,6 @@ store's word: the user names the folders of images and the files of weights that
 """
 
 import json
-import shlex
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -23,6 +22,7 @@ from pipelines.backbones.weight_files import demo_weights, resolved
 from pipelines.beam_engine import BeamEngine
 from pipelines.plan import ExtractionPlan, PlanError
 from pipelines.run import prepare_rerun, run_extraction
+from vitrine.named_paths import chosen, naming_options, typed
 from vitrine.output import console, counted
 from vitrine.progress import extraction_bar
 
@@ -107,7 +107,7 @@ def _as_named(plan: ExtractionPlan, store: str, named: Named) -> ExtractionPlan:
     Raises:
         PlanError: what the plan needs was not named; the message gives the store's words and the command to go on.
     """
-    images = _chosen(plan.dataset_root, [str(resolved(path)) for path in named.images])
+    images = chosen(plan.dataset_root, [str(resolved(path)) for path in named.images])
     weights = _weights(plan.backbone, named)
     if images is None or weights is None:
         raise PlanError(_to_be_named(plan, store))
@@ -124,7 +124,7 @@ def _weights(request: BackboneRequest, named: Named) -> str | None:
     """The file of weights to read, empty for a model without one; None where the user has to name it."""
     if not _needs_weights(request):
         return str(demo_weights()) if request.weights else ""
-    return _chosen(request.weights, [str(weights_file(resolved(path))) for path in named.weights])
+    return chosen(request.weights, [str(weights_file(resolved(path))) for path in named.weights])
 
 
 def _needs_weights(request: BackboneRequest) -> bool:
@@ -132,26 +132,16 @@ def _needs_weights(request: BackboneRequest) -> bool:
     return bool(request.weights) and request.weights_sha256 != DEMO_SHA256
 
 
-def _chosen(theirs: str, ours: Sequence[str]) -> str | None:
-    """The user's path that the store names too, or the only one that the user names; the store's is not looked at."""
-    return theirs if theirs in ours else ours[0] if len(ours) == 1 else None
-
-
 def _to_be_named(plan: ExtractionPlan, store: str) -> str:
     """What the store's plan names, and the command that confirms it."""
     words = [("--images", path) for path in (plan.dataset_root, *plan.link_roots)]
     if _needs_weights(plan.backbone):
         words.append(("--weights", plan.backbone.weights))
-    said = ", ".join(repr(path) for _, path in words)
-    options = " ".join(f"{option} {shlex.quote(_printable(path))}" for option, path in words)
+    said, options = naming_options(words)
     return (
         f"the store names {said}, and a store may be a stranger's, so nothing is read on its word. If these are yours, "
-        f"or with the places where they are now: vitrine repair {shlex.quote(_printable(store))} --rerun {options}"
+        f"or with the places where they are now: vitrine repair {typed(store)} --rerun {options}"
     )
-
-
-def _printable(text: str) -> str:
-    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def _print(rerun: Rerun) -> None:

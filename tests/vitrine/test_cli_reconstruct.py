@@ -55,10 +55,11 @@ def store(
 
 
 def test_reconstruct_scores_every_arm_and_draws_them(
-    vitrine: Run, store: Path, visualize: Path, tmp_path: Path
+    vitrine: Run, store: Path, visualize: Path, tiny_images: Path, tmp_path: Path
 ) -> None:
     command = ("reconstruct", store, "--weights", visualize, "--drop-top-variance", 20)
-    first = vitrine(*command, "--out", tmp_path / "pictures", "--json")
+    images = ("--root", tiny_images)
+    first = vitrine(*command, *images, "--out", tmp_path / "pictures", "--json")
     assert first.code == 0, first.err
     result = first.json
     assert list(result["arms"]) == ARMS
@@ -72,7 +73,7 @@ def test_reconstruct_scores_every_arm_and_draws_them(
     shown = vitrine(*command).out
     assert "20 set to their mean" in shown
     assert f"{result['arms']['random zero']['mse']:.4f}" in shown
-    assert vitrine(*command, "--fresh", "--json").json["changed"] is False
+    assert vitrine(*command, *images, "--fresh", "--json").json["changed"] is False
 
 
 def test_originals_are_the_views_that_the_encoder_saw(
@@ -85,7 +86,8 @@ def test_originals_are_the_views_that_the_encoder_saw(
     state["decoder_pred.bias"] = torch.from_numpy(np.tile((colour - MEAN) / STD, 256)).float()
     flat = visualize.with_name("flat.pth")
     torch.save({"model": state}, flat)
-    result = vitrine("reconstruct", store, "--weights", flat, "--any-weights", "--split", "all", "--json").json
+    asked = ("--weights", flat, "--any-weights", "--split", "all", "--root", tiny_images)
+    result = vitrine("reconstruct", store, *asked, "--json").json
     side = 160
     errors = []
     for split in ("train", "test"):
@@ -97,19 +99,22 @@ def test_originals_are_the_views_that_the_encoder_saw(
         assert result["arms"][arm]["mse"] == pytest.approx(np.mean(errors), rel=1e-4)
 
 
-def test_a_selection_and_the_number_it_drops_are_the_same_question(vitrine: Run, store: Path, visualize: Path) -> None:
+def test_a_selection_and_the_number_it_drops_are_the_same_question(
+    vitrine: Run, store: Path, visualize: Path, tiny_images: Path
+) -> None:
+    asked = ("reconstruct", store, "--weights", visualize, "--root", tiny_images)
     vitrine("prune", store, "--drop-top-variance", 7, "--name", "no7")
-    by_number = vitrine("reconstruct", store, "--weights", visualize, "--drop-top-variance", 7, "--json").json
-    by_name = vitrine("reconstruct", store, "--weights", visualize, "--selection", "no7", "--json").json
+    by_number = vitrine(*asked, "--drop-top-variance", 7, "--json").json
+    by_name = vitrine(*asked, "--selection", "no7", "--json").json
     assert (by_name["digest"], by_name["cached"]) == (by_number["digest"], True)
     named = ("--drop-top-variance", 7, "--split", "test", "--images", 8, "--json")
-    assert vitrine("reconstruct", store, "--weights", visualize, *named).json["digest"] == by_number["digest"]
+    assert vitrine(*asked, *named).json["digest"] == by_number["digest"]
     listed = vitrine("results", store).out
     assert all(words in listed for words in ("split=test", "n_taken=7", "n_views=8"))
-    most = vitrine("reconstruct", store, "--weights", visualize, "--drop-top-variance", 63, "--json").json
+    most = vitrine(*asked, "--drop-top-variance", 63, "--json").json
     assert most["n_taken"] == 63
     # 200 of 768, of 64 features.
-    assert vitrine("reconstruct", store, "--weights", visualize, "--json").json["n_taken"] == 17
+    assert vitrine(*asked, "--json").json["n_taken"] == 17
 
 
 def test_images_that_were_moved_are_found_by_root_and_changed_ones_are_refused(
@@ -125,6 +130,39 @@ def test_images_that_were_moved_are_found_by_root_and_changed_ones_are_refused(
     assert (changed.code, len(changed.err.splitlines())) == (1, 1)
     assert "is not the one that the manifest names" in changed.err
     assert "--root FOLDER" in changed.err
+
+
+def test_no_folder_is_opened_because_the_store_names_it(
+    vitrine: Run, store: Path, visualize: Path, tiny_images: Path, tmp_path: Path
+) -> None:
+    command = ("reconstruct", store, "--weights", visualize, "--drop-top-variance", 4, "--images", 3)
+    refused = vitrine(*command)
+    assert (refused.code, refused.out, len(refused.err.splitlines())) == (2, "", 1)
+    assert f"The store names {str(tiny_images)!r}, and a store may be a stranger's" in refused.err
+    assert refused.err.endswith(f"run the same command with --root {tiny_images}\n")
+    assert vitrine(*command, "--root", tiny_images).code == 0
+    # What is kept needs no image; a picture of it does.
+    assert vitrine(*command, "--json").json["cached"] is True
+    drawn = vitrine(*command, "--out", tmp_path / "pictures")
+    assert (drawn.code, "--root" in drawn.err, (tmp_path / "pictures").exists()) == (2, True, False)
+
+
+def test_links_are_followed_only_into_folders_that_the_user_names(
+    vitrine: Run, tiny_images: Path, tiny_model: str, visualize: Path, tmp_path: Path
+) -> None:
+    elsewhere, photos, store = tmp_path / "elsewhere", tmp_path / "photos", tmp_path / "store"
+    shutil.copytree(tiny_images / "test", elsewhere)
+    photos.mkdir()
+    for path in sorted(elsewhere.iterdir())[:2]:
+        (photos / path.name).symlink_to(path)
+    model = ("--model", tiny_model, "--weights", visualize, "--store", store)
+    made = vitrine("extract", f"images:{photos}", *model, "--follow-links", elsewhere)
+    assert made.code == 0, made.err
+    command = ("reconstruct", store, "--weights", visualize, "--drop-top-variance", 4, "--split", "all")
+    assert vitrine(*command).err.endswith(f"with --root {photos} --root {elsewhere}\n")
+    alone = vitrine(*command, "--root", photos)
+    assert (alone.code, len(alone.err.splitlines())) == (1, 1)
+    assert vitrine(*command, "--root", photos, "--root", elsewhere, "--json").json["n_views"] == 2
 
 
 @pytest.mark.parametrize(
