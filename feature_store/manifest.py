@@ -69,7 +69,7 @@ class DatasetSpec:
 
     Attributes:
         name: how users call it; letters, digits, `.`, `_` and `-`.
-        classes: names of the classes; label and mask value `i` mean `classes[i]`.
+        classes: names of the classes, no two alike; label and mask value `i` mean `classes[i]`.
         void: the mask value that carries no class, or None when every pixel has one.
         colours: one (red, green, blue) a class for pictures, or empty.
         license: as stated by the source.
@@ -89,6 +89,7 @@ class DatasetSpec:
                 f"dataset name {self.name!r}: use 1 to 64 letters, digits, '.', '_' or '-', starting with a letter or "
                 "digit."
             )
+        _refuse_one_name_twice(self.classes)
         if self.void is not None and 0 <= self.void < len(self.classes):
             raise ManifestError(
                 f"void label {self.void} is also class {self.classes[self.void]!r}; give void a value outside "
@@ -103,6 +104,18 @@ class DatasetSpec:
     def n_classes(self) -> int:
         """How many classes there are, void apart."""
         return len(self.classes)
+
+
+def _refuse_one_name_twice(classes: Sequence[str]) -> None:
+    """Records keep their numbers by class name, so one of two classes of one name would be lost from every answer."""
+    numbers: dict[str, int] = {}
+    for number, name in enumerate(classes):
+        before = numbers.setdefault(name.strip(), number)
+        if before != number:
+            raise ManifestError(
+                f"classes {before} and {number} are both called {name.strip()!r}, space around names apart; give each "
+                "class a name of its own."
+            )
 
 
 def view_id(image_sha256: str, tile: Sequence[int] | None, transform: tuple[str, str] | None) -> str:

@@ -41,7 +41,7 @@ def describe(folder: Path, options: DatasetOptions, *, found_classes: tuple[str,
         found_classes: class names that the layout itself states.
 
     Raises:
-        ManifestError: `dataset.json` is not valid, or its parts contradict one another.
+        ManifestError: `dataset.json` is not valid, or its parts contradict one another, or two classes have one name.
     """
     stated = read_description(folder)
     named = stated.get("classes") or classes_of_values(stated.get("values", {}))
@@ -73,7 +73,7 @@ def read_description(folder: Path) -> dict[str, Any]:
     """The checked fields of `dataset.json`, or nothing where there is none; other fields are passed over.
 
     Raises:
-        ManifestError: too large, not JSON, or a field of the wrong type.
+        ManifestError: too large, not JSON, a field that stands there twice, or one of the wrong type.
     """
     path = folder / DESCRIPTION_FILE
     if not path.is_file():
@@ -81,7 +81,7 @@ def read_description(folder: Path) -> dict[str, Any]:
     if path.stat().st_size > _MAX_BYTES:
         raise ManifestError(f"{path} has {path.stat().st_size} bytes; at most {_MAX_BYTES} are read. Shorten it.")
     try:
-        value = parse_json(path.read_bytes(), name=str(path))
+        value = parse_json(path.read_bytes(), name=str(path), unique_names=True)
     except CorruptError as error:
         raise ManifestError(str(error)) from error
     fields = {key: value[key] for key in _CHECKS if value.get(key) is not None}

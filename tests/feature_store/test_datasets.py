@@ -18,7 +18,7 @@ from feature_store import masks as masks_module
 from feature_store.datasets import dataset_in_force, open_masks, read_dataset, register_dataset
 from feature_store.masks import MaskPacker, MaskReader
 from feature_store.objects import ObjectRoot, crc32c
-from feature_store.records import write_record
+from feature_store.records import parse_record, record_bytes, write_record
 from feature_store.roots import open_root
 from tests.feature_store.samples import CLASSES, VOID, files_of, make_masks, make_table, register
 
@@ -305,3 +305,13 @@ def test_a_void_label_that_was_changed_in_place_is_noticed(tmp_path: Path) -> No
     record.write_text(record.read_text().replace('"void": 255', '"void": 254'))
     with pytest.raises(CorruptError, match=r"dataset\.json is not what its 'record_digest' says, so it was changed"):
         dataset_in_force(root, "tiny", views)
+
+
+def test_a_record_with_two_classes_of_one_name_is_corrupt(tmp_path: Path) -> None:
+    """A stranger may have written it; one of the two would be lost from every answer."""
+    root, folder, _ = _registered(tmp_path / "s")
+    content = parse_record((folder / "dataset.json").read_bytes(), name="dataset.json")
+    content["classes"][1] = f" {content['classes'][0]}"
+    (folder / "dataset.json").write_bytes(record_bytes(content))
+    with pytest.raises(CorruptError, match=r"it describes no dataset \(classes 0 and 1 are both called"):
+        read_dataset(root, str(folder.relative_to(tmp_path / "s")))

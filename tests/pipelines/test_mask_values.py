@@ -171,6 +171,27 @@ def test_descriptions_that_contradict_themselves_are_refused(
         dataset_of(tmp_path, ADE, description)
 
 
+@pytest.mark.parametrize(
+    "description",
+    [{"classes": ["wall", "wall", "sky"]}, {"classes": ["wall", " wall", "sky"]}, {"values": {"1": "a", "2": "a "}}],
+)
+def test_two_classes_of_one_name_are_refused(tmp_path: Path, description: dict[str, Any]) -> None:
+    with pytest.raises(ManifestError, match=r"classes 0 and 1 are both called '(wall|a)'.*a name of its own"):
+        dataset_of(tmp_path, ADE, description)
+
+
+def test_two_classes_of_one_name_in_the_options_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match=r"classes 0 and 2 are both called 'a'"):
+        dataset_of(tmp_path, ADE, {}, classes=("a", "b", "a"))
+
+
+def test_a_description_that_says_a_thing_twice_is_refused(tmp_path: Path) -> None:
+    dataset_of(tmp_path, ADE, {"classes": NAMES, "offset": 1, "void": 0})
+    (tmp_path / "dataset.json").write_text('{"classes":["a","b","c"],"classes":["x","y","z"]}')
+    with pytest.raises(ManifestError, match=r"dataset\.json .*'classes' stands there twice"):
+        open_dataset(f"segmentation:{tmp_path}")
+
+
 def test_tiles_padded_with_void_take_the_stored_void(tmp_path: Path) -> None:
     dataset = dataset_of(
         tmp_path, [np.ones((3, 4), np.uint8)], {"values": {"0": None, "1": "sky"}}, tile=4, tile_fit="pad"
