@@ -22,6 +22,7 @@ def resolve_backbone(
     weights: Path | None = None,
     image_size: ImageSize | int | None = None,
     windows: Windows | None = None,
+    sha256: str | None = None,
     **options: Unpack[RequestOptions],
 ) -> BackboneRequest:
     """Find architecture and checkpoint of a model's name.
@@ -31,6 +32,7 @@ def resolve_backbone(
             that its authors publish, `auto`, the name of its family, or a name in the catalogue.
         weights: a local .pth or .safetensors file; without it the hub's file is used. `null` takes none.
         image_size: (height, width) of the input in pixels, or the side of a square one; None for the model's own.
+        sha256: of the weights, from who has just read them; None to read them for it.
         windows, options: see `BackboneRequest`.
 
     Raises:
@@ -38,7 +40,7 @@ def resolve_backbone(
     """
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
     if windows is not None:
-        request = resolve_backbone(model, weights=weights, image_size=windows.size, **options)
+        request = resolve_backbone(model, weights=weights, image_size=windows.size, sha256=sha256, **options)
         return sliding(request, size, windows)
     if model == NULL:
         return resolve_null(weights=weights, image_size=size, **options)
@@ -50,10 +52,10 @@ def resolve_backbone(
         if weights is None:
             where = "is what a file says" if entry is None else f"is published at {entry.where}"
             raise BackboneError(f"model {model!r} {where}; give the file with --weights.")
-        return resolve_published(model, weights=weights, image_size=size, **options)
+        return resolve_published(model, weights=weights, image_size=size, sha256=sha256, **options)
     from pipelines.backbones.timm_names import resolve_timm
 
-    return resolve_timm(model, weights=weights, image_size=size, **options)
+    return resolve_timm(model, weights=weights, image_size=size, sha256=sha256, **options)
 
 
 def load_backbone(request: BackboneRequest, *, attention_kernel: str | None = None) -> Backbone:

@@ -52,6 +52,7 @@ def resolve_published(
     *,
     weights: Path,
     image_size: ImageSize | None = None,
+    sha256: str | None = None,
     **options: Unpack[RequestOptions],
 ) -> BackboneRequest:
     """Find out what a file is, and that it can be loaded.
@@ -59,14 +60,14 @@ def resolve_published(
     Args:
         model: `auto`, the name of a family, or a name in the catalogue.
         weights: the file.
-        image_size, options: see `BackboneRequest`.
+        image_size, sha256, options: see `resolve_backbone`.
 
     Raises:
         BackboneError: no checkpoint, of no known family, of another size than its name says, or an input size that it
             does not take.
     """
     path = weights_file(resolved(weights))
-    sha256 = file_sha256(path)
+    sha256 = sha256 or file_sha256(path)
     # A digest tells files apart that have the same names and shapes, such as the encoders of MAE and Scale-MAE.
     family = None if model == AUTO else model
     entry = known(model)

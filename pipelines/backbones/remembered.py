@@ -16,6 +16,7 @@ import platform
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -49,10 +50,12 @@ def describe_model(
         BackboneError: as `resolve_backbone` and `describe_backbone`.
     """
 
-    def describe() -> DescribedModel:
+    def describe(sha256: str | None = None) -> DescribedModel:
         from pipelines.backbones.families import resolve_backbone
 
-        request = resolve_backbone(model, weights=weights, image_size=image_size, windows=windows, **options)
+        request = resolve_backbone(
+            model, weights=weights, image_size=image_size, windows=windows, sha256=sha256, **options
+        )
         return describe_request(request)
 
     try:
@@ -63,7 +66,7 @@ def describe_model(
         return describe()  # which says what is wrong, and in its own order
     if files is None or entry is None:
         return describe()
-    return _read(entry, files) or _described_and_kept(describe, entry, files)
+    return _read(entry, files) or _described_and_kept(partial(describe, files.sha256), entry, files)
 
 
 def describe_request(request: BackboneRequest) -> DescribedModel:

@@ -34,6 +34,7 @@ def resolve_timm(
     *,
     weights: Path | None = None,
     image_size: ImageSize | None = None,
+    sha256: str | None = None,
     **options: Unpack[RequestOptions],
 ) -> BackboneRequest:
     """See `resolve_backbone`, of any name but that of the null model."""
@@ -46,7 +47,7 @@ def resolve_timm(
         require_known(model)
     require_plain_vit(architecture, image_size, options.get("arguments", ()))
     path = weights_file(resolved(weights or _hub_weights(model)))
-    sha256 = file_sha256(path)
+    sha256 = sha256 or file_sha256(path)
     found = read_checkpoint(path, device="meta", network=options.get("network"))
     options["network"] = found.network if len(found.networks) > 1 else None
     pooled = _is_pooled(found.tensors) and takes_pooled(architecture)

@@ -10,10 +10,19 @@ from typing import Any
 import pytest
 import torch
 
-from pipelines.backbones import BackboneError, Windows, describe_backbone, kernel_name, remembered, resolve_backbone
+from pipelines.backbones import (
+    BackboneError,
+    Windows,
+    describe_backbone,
+    kernel_name,
+    remembered,
+    resolve_backbone,
+    timm_names,
+)
 from pipelines.backbones.checkpoint import read_state
 from pipelines.backbones.description import BackboneDescription
 from pipelines.backbones.remembered import code_digest, describe_model
+from pipelines.backbones.weight_files import file_sha256
 from tests.pipelines.backbones.test_evaluation import folder_of_dinov2
 
 MARK = "from memory"
@@ -70,6 +79,21 @@ def test_what_is_remembered_is_what_was_described(
     assert again.request == first.request == fresh.request
     assert json.dumps(again.backbone.to_json()) == json.dumps(fresh.to_json())
     assert again.attention_kernel == kernel_name(fresh.request)
+
+
+def test_weights_are_hashed_once_where_nothing_is_remembered(
+    weights: Path, tiny_model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed: list[Path] = []
+
+    def counting(path: Path) -> str:
+        hashed.append(path)
+        return file_sha256(path)
+
+    for module in (remembered, timm_names):
+        monkeypatch.setattr(module, "file_sha256", counting)
+    describe_model(tiny_model, weights=weights)
+    assert hashed == [weights]
 
 
 def test_each_word_of_a_request_is_described_for_itself(weights: Path, tiny_model: str, cache: Path) -> None:
