@@ -16,6 +16,12 @@ _FIRST = (
     "metric",
     "standardise",
     "l2",
+    # Which tokens a probe was asked about: evaluators share these words, so they are compared across evaluators too.
+    "train_split",
+    "test_split",
+    "hold_out",
+    "seed",
+    "scored",
     "split",
     "n_taken",
     "n_views",

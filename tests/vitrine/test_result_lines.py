@@ -54,6 +54,15 @@ def test_a_line_says_in_what_it_differs_from_its_neighbour(changed: tuple[str, d
     assert (score, computed, digest) == (0.5, "2026-01-02 03:04", "efefefef")
 
 
+def test_lines_of_two_evaluators_say_which_images_each_was_tested_on() -> None:
+    _, knn = record(KnnParameters(subject=Subject(hold_out=0.5, seed=7)))
+    _, linear = record(KnnParameters(subject=Subject(hold_out=0.25, seed=1)))
+    rows, alike = result_rows([("knn", knn), ("linear", linear)])
+    assert {"hold_out=0.5", "seed=7"} <= set(str(rows[0][1]).split())
+    assert {"hold_out=0.25", "seed=1"} <= set(str(rows[1][1]).split())
+    assert not {"hold_out", "seed"} & set(alike)
+
+
 def test_what_all_lines_say_alike_is_said_once() -> None:
     layers = [record(replace(KnnParameters(), subject=Subject(layer=layer))) for layer in (3, 6, 9, 12)]
     rows, alike = result_rows(layers)
