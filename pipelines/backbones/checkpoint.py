@@ -20,9 +20,9 @@ from pipelines.backbones.file_kind import CUT_SHORT, EMPTY, POINTER, TEXT, kind_
 from pipelines.backbones.held_file import HeldFile
 from pipelines.backbones.inert_pickle import TensorRecord
 from pipelines.backbones.numpy_archives import NumpyArchiveError, is_numpy_archive, read_numpy_archive
-from pipelines.backbones.parts import is_index, parts_of
+from pipelines.backbones.parts import is_index, misplaced, parts_of
 from pipelines.backbones.torch_archives import is_code, is_script, open_torch_file
-from pipelines.backbones.weight_files import BackboneError, require_file, weight_parts
+from pipelines.backbones.weight_files import BackboneError, placed_names, require_file, weight_parts
 
 _TENSORS = (torch.Tensor, TensorRecord)
 _REASON_CHARACTERS = 160
@@ -236,15 +236,18 @@ def _tensors_of_parts(path: Path, what: str, device: str) -> dict[str, Any]:
     """The tensors of all files that an index names.
 
     Raises:
-        BackboneError: a file that holds something else than tensors, or a tensor in two of them.
+        BackboneError: a file that does not hold just the tensors that the index places in it.
     """
     tensors: dict[str, Any] = {}
+    placed = placed_names(path)
     for part in weight_parts(path):
         loaded = load_tensors(part, what=what, device=device)
-        if not isinstance(loaded, Mapping) or any(name in tensors for name in loaded):
+        if not isinstance(loaded, Mapping):
             raise BackboneError(
                 f"{what} {path} name {part.name!r}, which is no part of one model; fetch the folder again."
             )
+        if said := misplaced(part.name, placed.get(part.name, ()), [str(name) for name in loaded]):
+            raise BackboneError(f"{what} {path} {said}.")
         tensors |= loaded
     return tensors
 

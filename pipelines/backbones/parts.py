@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
@@ -32,7 +32,7 @@ def parts_of(path: Path) -> Sequence[Path]:
         return held
     if not is_index(path):
         return (path,)
-    names = _names(path)
+    names = names_by_part(path)
     if not names or len(names) > _MOST_PARTS:
         raise PartsError(f"name {len(names)} files, and 1 to {_MOST_PARTS} are read; fetch the folder again")
     parts = [path.with_name(name) for name in sorted(names)]
@@ -41,19 +41,47 @@ def parts_of(path: Path) -> Sequence[Path]:
     return parts
 
 
-def _names(index: Path) -> set[str]:
-    """The names of files in an index; none leads to another folder."""
+def names_by_part(index: Path) -> Mapping[str, Collection[str]]:
+    """The names of the tensors that an index places in each file, by the file's name; none leads to another folder.
+
+    Raises:
+        PartsError: an index that is no such JSON, or that names anything but files beside it.
+    """
+    placed: dict[str, set[str]] = {}
     try:
         if index.stat().st_size > _MOST_INDEX_BYTES:
             raise ValueError("it is larger than 16 MB")
         content = json.loads(index.read_text(encoding="utf-8"))
-        names = set(content["weight_map"].values())
+        for tensor, name in content["weight_map"].items():
+            placed.setdefault(name, set()).add(tensor)
     except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
         raise PartsError(f"are no index of files ({str(error)[:160]}); fetch the folder again") from error
-    for name in names:
+    for name in placed:
         if not isinstance(name, str) or not _PART.fullmatch(name) or "/" in name or "\\" in name:
             raise PartsError(f"name {str(name)[:80]!r}, which is no file like model-00001-of-00002.safetensors")
-    return names
+    return placed
+
+
+def misplaced(part: str, placed: Collection[str], held: Collection[str]) -> str | None:
+    """What is to be said of a file that holds other tensors than its index says; None where both agree.
+
+    A network that lacks its last blocks looks like a smaller one, so that nothing but the index can tell.
+
+    Args:
+        part: the file's name.
+        placed: the names of the tensors that the index places in it.
+        held: the names of those that it holds.
+    """
+    if lacking := sorted(set(placed) - set(held)):
+        return f"place {_told(lacking)} in {part!r}, which does not hold it; fetch the folder again"
+    if unplaced := sorted(set(held) - set(placed)):
+        return f"do not place {_told(unplaced)} in {part!r}, which holds it; fetch the folder again"
+    return None
+
+
+def _told(names: Sequence[str]) -> str:
+    """The first of some tensors, and how many more there are."""
+    return f"{names[0][:80]!r}" + (f" (and {len(names) - 1} more)" if names[1:] else "")
 
 
 def digest_of_parts(parts: Iterable[tuple[str, str]]) -> str:

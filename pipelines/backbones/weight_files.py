@@ -7,10 +7,10 @@ import hashlib
 import importlib.metadata
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from pipelines.backbones.parts import PartsError, digest_of_parts, is_index, parts_of
+from pipelines.backbones.parts import PartsError, digest_of_parts, is_index, names_by_part, parts_of
 
 _BLOCK_BYTES = 1 << 24
 _EXISTING = "give an existing .pth or .safetensors file"
@@ -83,6 +83,18 @@ def weight_parts(path: Path) -> Sequence[Path]:
         return parts_of(path)
     except PartsError as error:
         raise BackboneError(f"weights {path} {error}.") from error
+
+
+def placed_names(index: Path) -> Mapping[str, Collection[str]]:
+    """The names of the tensors that an index places in each file; see `names_by_part`.
+
+    Raises:
+        BackboneError: an index that cannot be followed.
+    """
+    try:
+        return names_by_part(index)
+    except PartsError as error:
+        raise BackboneError(f"weights {index} {error}.") from error
 
 
 def demo_weights() -> Path:

@@ -5,12 +5,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from safetensors.torch import save_file
 
 from pipelines.backbones import BackboneError, load_backbone, resolve_backbone
 from pipelines.backbones.held_weights import WeightsChangedError
 from pipelines.backbones.weight_files import file_sha256
 from tests.pipelines.backbones import references as refer
-from tests.pipelines.backbones.published_files import pixels
+from tests.pipelines.backbones.published_files import Size, pixels, plain
 from tests.pipelines.backbones.test_transformers_folders import SIZE, folders
 
 INDEX = "model.safetensors.index.json"
@@ -80,3 +81,39 @@ def test_the_digest_is_of_all_files_and_what_is_loaded_is_what_was_hashed(tmp_pa
     assert file_sha256(folder / INDEX) != request.weights_sha256
     with pytest.raises(WeightsChangedError, match=request.weights_sha256):
         load_backbone(request)
+
+
+PARTS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
+LAST = "blocks.3.norm1.weight"
+
+
+def of_four_blocks(folder: Path, *, lost: str = "", moved: str = "", unplaced: str = "") -> Path:
+    """A ViT in two files and an index; names that begin so are in no file, in the first, or not in the index."""
+    state = {name: tensor.float().contiguous() for name, tensor in plain(Size(depth=4)).items()}
+    second = {name for name in state if name.startswith(("blocks.3.", "norm."))}
+    index = {name: PARTS[name in second] for name in state if not (unplaced and name.startswith(unplaced))}
+    held = {name: tensor for name, tensor in state.items() if not (lost and name.startswith(lost))}
+    second = {name for name in second if not (moved and name.startswith(moved))}
+    for number, part in enumerate(PARTS):
+        save_file({name: tensor for name, tensor in held.items() if (name in second) == bool(number)}, folder / part)
+    (folder / INDEX).write_text(json.dumps({"weight_map": index}))
+    return folder / INDEX
+
+
+@pytest.mark.parametrize("model", ["auto", "vit_tiny_patch16_224"])
+def test_a_block_that_the_index_names_and_no_file_holds_is_not_left_out_in_silence(tmp_path: Path, model: str) -> None:
+    index = of_four_blocks(tmp_path, lost="blocks.3.")
+    said = rf"place 'blocks\.3\.attn\.proj\.bias' \(and 11 more\) in '{PARTS[1]}', which does not hold it; fetch"
+    with pytest.raises(BackboneError, match=said):
+        load_backbone(resolve_backbone(model, weights=index, image_size=32))
+
+
+def test_a_tensor_in_another_file_than_the_index_says_is_named_with_the_file(tmp_path: Path) -> None:
+    with pytest.raises(BackboneError, match=rf"do not place '{LAST}' in '{PARTS[0]}', which holds it"):
+        resolve_backbone("auto", weights=of_four_blocks(tmp_path, moved=LAST))
+
+
+def test_a_tensor_that_the_index_does_not_list_is_named_with_its_file(tmp_path: Path) -> None:
+    with pytest.raises(BackboneError, match=rf"do not place '{LAST}' in '{PARTS[1]}', which holds it"):
+        resolve_backbone("auto", weights=of_four_blocks(tmp_path, unplaced=LAST))
+    assert resolve_backbone("auto", weights=of_four_blocks(tmp_path)).assumed
