@@ -195,4 +195,7 @@ def _write(entry: Path, text: str) -> None:
         path.unlink(missing_ok=True)
     with tempfile.NamedTemporaryFile("w", dir=entry.parent, encoding="utf-8", delete=False) as file:
         file.write(text)
-    Path(file.name).replace(entry)
+    try:
+        Path(file.name).replace(entry)
+    finally:
+        Path(file.name).unlink(missing_ok=True)

@@ -188,6 +188,7 @@ def test_an_entry_that_is_damaged_counts_for_none(
     again = describe_model(tiny_model, weights=weights)
     assert again.request == right.request
     assert json.dumps(again.backbone.to_json()) == json.dumps(right.backbone.to_json())
+    assert list(entry.parent.iterdir()) == [entry]
 
 
 def test_a_cache_that_cannot_be_written_is_passed_over(weights: Path, tiny_model: str, cache: Path) -> None:
