@@ -8,6 +8,7 @@ _HEADINGS = {
     "passed_over": "passed over",
     "unreadable": "unreadable",
     "copies": "copies",
+    "labels": "labels",
     "class_without_images": "no image",
     "class_without_pixels": "no pixel",
 }

@@ -12,8 +12,9 @@ import pyarrow.compute as pc
 from feature_store.manifest import DatasetSpec
 from feature_store.manifest_order import ROWS_AT_ONCE, image_numbers
 
-FindingKind = Literal["passed_over", "unreadable", "copies", "class_without_images", "class_without_pixels"]
+FindingKind = Literal["passed_over", "unreadable", "copies", "labels", "class_without_images", "class_without_pixels"]
 MOST_NAMED = 1000
+_MOST_NUMBERS = 10
 _MOST_KINDS = 100
 _SHA256_LENGTH = 64
 _SHA256 = "^[0-9a-f]{64}$"
@@ -27,7 +28,8 @@ class Finding:
 
     Attributes:
         kind: `passed_over` for what gives no row, `unreadable` for images whose rows will be invalid, `copies` for
-            images with the bytes of another, and classes that no image or no pixel has.
+            images with the bytes of another, `labels` for labels that may mean something else to their author, and
+            classes that no image or no pixel has.
         what: the sort of things, as a phrase in the plural.
         count: how many there are.
         names: the first of them by name, at most `MOST_NAMED`.
@@ -108,7 +110,13 @@ def classes_without_images(table: pa.Table, spec: DatasetSpec) -> tuple[Finding,
     """The classes that no row has, where there are labels at all."""
     labels = set(pc.unique(table["label"]).to_pylist()) - {None}
     absent = [name for number, name in enumerate(spec.classes) if labels and number not in labels]
-    return finding("class_without_images", "classes without an image that is read", absent)
+    what = "classes without an image that is read"
+    if not absent or any(name != str(number) for number, name in enumerate(spec.classes)):
+        return finding("class_without_images", what, absent)
+    # Nobody named these classes: they are all numbers up to the highest label, which may be a slip of the pen.
+    detail = f"labels have gaps: {len(labels)} of the numbers from 0 to {spec.n_classes - 1} are used"
+    names = tuple(absent[:_MOST_NUMBERS])
+    return (Finding(kind="class_without_images", what=what, count=len(absent), names=names, detail=detail),)
 
 
 def classes_without_pixels(spec: DatasetSpec, seen: Collection[int]) -> tuple[Finding, ...]:

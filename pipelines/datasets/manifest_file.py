@@ -15,8 +15,8 @@ from feature_store.manifest_order import Columns, ordered_manifest, row_order, t
 from pipelines.datasets.assemble import Row, assemble_dataset, check_tile, with_findings
 from pipelines.datasets.dataset import Dataset, DatasetOptions
 from pipelines.datasets.description import MAX_CLASSES, Description, describe
-from pipelines.datasets.findings import finding
-from pipelines.datasets.labels import number_labels
+from pipelines.datasets.findings import Finding, finding
+from pipelines.datasets.labels import number_labels, plain_splits
 from pipelines.datasets.manifest_columns import (
     keys_under,
     needs_images,
@@ -66,8 +66,11 @@ def open_manifest_file(path: Path, options: DatasetOptions, progress: Progress |
             # With links resolved and as the user wrote it: absolute paths may be spelled in either way.
             paths = plain_paths(table[column], (given_root.absolute(), root), place)
             table = table.set_column(table.column_names.index(column), column, paths)
+    if "split" in table.column_names:
+        splits = plain_splits(table["split"])
+        table = table.set_column(table.column_names.index("split"), "split", splits)
     described = describe(path.parent, options)
-    table, spec = _with_class_numbers(table, described.spec, place)
+    table, spec, of_labels = _with_class_numbers(table, described.spec, place)
     described = replace(described, spec=spec)
     for index, row in rows_to_look_at(table, CONTENT_KEY.pattern):
         _check_at(row, place(index))
@@ -80,9 +83,8 @@ def open_manifest_file(path: Path, options: DatasetOptions, progress: Progress |
         dataset = with_findings(Dataset(spec=spec, table=_made_of(columns, root), root=root, rules=options.rules))
     else:
         dataset = _with_facts_of_images(root, columns, described, options, progress)
-    return replace(
-        dataset, findings=(*finding("passed_over", "columns that no manifest has", others), *dataset.findings)
-    )
+    passed_over = finding("passed_over", "columns that no manifest has", others)
+    return replace(dataset, findings=(*passed_over, *of_labels, *dataset.findings))
 
 
 def _arrange(columns: Columns, place: Callable[[int], str], options: DatasetOptions) -> None:
@@ -311,7 +313,7 @@ def _check_once(rows: Sequence[Row], place: Callable[[int], str]) -> None:
 
 def _with_class_numbers(
     table: pa.Table, spec: DatasetSpec, place: Callable[[int], str]
-) -> tuple[pa.Table, DatasetSpec]:
+) -> tuple[pa.Table, DatasetSpec, tuple[Finding, ...]]:
     """Number the labels, and take class names from them where nobody stated any; masks need stated names."""
     has_masks = "mask_uri" in table.column_names and table["mask_uri"].null_count < table.num_rows
     if has_masks and not spec.classes:
@@ -320,10 +322,10 @@ def _with_class_numbers(
             '"void": 11}, or give --classes and --void.'
         )
     if "label" not in table.column_names:
-        return table, spec
-    numbers, classes = number_labels(table["label"], spec.classes, place)
-    table = table.set_column(table.column_names.index("label"), "label", numbers)
-    return table, spec if classes == spec.classes else replace(spec, classes=classes)
+        return table, spec, ()
+    labels = number_labels(table["label"], spec.classes, place)
+    table = table.set_column(table.column_names.index("label"), "label", labels.numbers)
+    return table, replace(spec, classes=labels.classes), labels.findings
 
 
 def check_views(table: pa.Table, given: set[str]) -> None:

@@ -14,7 +14,7 @@ from feature_store.manifest import TILE_AXES, DatasetSpec, manifest_table
 from pipelines.datasets.assemble import Row, assemble_dataset
 from pipelines.datasets.dataset import Dataset, DatasetOptions
 from pipelines.datasets.description import describe, read_description
-from pipelines.datasets.labels import number_labels
+from pipelines.datasets.labels import NumberedLabels, number_labels
 from pipelines.datasets.manifest_file import CONTENT_KEY, check_rows, check_views
 from pipelines.datasets.scan import Progress, existing_folder
 from pipelines.datasets.user_paths import plain_paths
@@ -61,7 +61,8 @@ def imported_dataset(
     rows = _relative(vectors.rows, root)
     folder = None if root is None else existing_folder(root, source=str(root))
     stated = options.classes or vectors.classes or (read_description(folder).get("classes") if folder else None)
-    rows, classes = _with_class_numbers(rows, stated)
+    rows, labels = _with_class_numbers(rows, stated)
+    classes = labels.classes
     check_rows(rows, _place)
     given = {row["view_id"] for row in rows if row.get("view_id")}
     if folder is None:
@@ -73,6 +74,7 @@ def imported_dataset(
         described = describe(folder, replace(options, classes=classes or None))
         dataset = assemble_dataset(folder, rows, described.spec, options, progress, mask_values=described.mask_values)
         _require_readable(dataset, folder)
+    dataset = replace(dataset, findings=(*labels.findings, *dataset.findings))
     check_views(dataset.table, given)
     places = {_key(row): index for index, row in enumerate(rows)}
     keys = dataset.table.select(["uri", "tile", "transform"]).to_pylist()
@@ -83,10 +85,11 @@ def _place(index: int) -> str:
     return f"row {index} of the vectors"
 
 
-def _with_class_numbers(rows: Sequence[Row], stated: tuple[str, ...] | None) -> tuple[list[Row], tuple[str, ...]]:
-    labels = [None if row.get("label") is None else str(row["label"]) for row in rows]
-    numbers, classes = number_labels(pa.array(labels, pa.string()), stated, _place)
-    return [{**row, "label": number} for row, number in zip(rows, numbers.to_pylist(), strict=True)], classes
+def _with_class_numbers(rows: Sequence[Row], stated: tuple[str, ...] | None) -> tuple[list[Row], NumberedLabels]:
+    texts = [None if row.get("label") is None else str(row["label"]) for row in rows]
+    labels = number_labels(pa.array(texts, pa.string()), stated, _place)
+    numbers = labels.numbers.to_pylist()
+    return [{**row, "label": number} for row, number in zip(rows, numbers, strict=True)], labels
 
 
 def _as_name(text: str) -> str | None:

@@ -244,3 +244,54 @@ def test_tab_separated_values_are_read(folder: Path) -> None:
 def test_another_separator_is_seen_in_the_message(folder: Path) -> None:
     with pytest.raises(ManifestError, match=r"a column 'uri' is needed.* it has \['uri;label'\]"):
         opened(written(folder / "x.csv", "uri;label\na.png;1\n"))
+
+
+@pytest.mark.parametrize("name", ["x.csv", "x.jsonl", "x.parquet"])
+def test_space_around_labels_and_splits_is_no_part_of_them(folder: Path, name: str) -> None:
+    labels, splits = [" cat", "cat "], ["train ", "train"]
+    rows = {"uri": ["a.png", "b.png"], "label": labels, "split": splits}
+    path = folder / name
+    if name == "x.csv":
+        written(path, "uri,label,split\na.png, cat,train \nb.png,cat ,train\n")
+    elif name == "x.jsonl":
+        written(
+            path, "\n".join(json.dumps(dict(zip(rows, row, strict=True))) for row in zip(*rows.values(), strict=True))
+        )
+    else:
+        pq.write_table(pa.table(rows), path)
+    dataset = opened(path)
+    assert (dataset.spec.classes, dataset.table["label"].to_pylist()) == (("cat",), [0, 0])
+    assert dataset.table["split"].to_pylist() == ["train", "train"]
+
+
+@pytest.mark.parametrize("word", ["NaN", "nan", "None", "NA", " NULL "])
+@pytest.mark.parametrize(("label", "classes"), [("cat", ("cat",)), ("1", ("0", "1"))])
+def test_words_for_a_missing_value_are_no_class_and_are_told(
+    folder: Path, word: str, label: str, classes: tuple[str, ...]
+) -> None:
+    path = written(folder / "x.csv", f"uri,label\na.png,{word}\nb.png,{label}\n")
+    dataset = opened(path)
+    assert (dataset.spec.classes, dataset.table["label"].to_pylist()) == (classes, [None, len(classes) - 1])
+    (told,) = [found for found in dataset.findings if found.kind == "labels"]
+    assert (told.count, told.names) == (1, (word.strip(),))
+    stated = open_dataset(f"manifest:{path}", options=DatasetOptions(classes=(word.strip(), label)))
+    assert stated.table["label"].to_pylist() == [0, 1]
+
+
+def test_a_class_called_none_stays_a_class(folder: Path) -> None:
+    assert opened(written(folder / "x.csv", "uri,label\na.png,none\nb.png,cat\n")).spec.classes == ("cat", "none")
+
+
+def test_numbers_among_names_are_told(folder: Path) -> None:
+    dataset = opened(written(folder / "x.csv", "uri,label\na.png,10\nb.png,cat\n"))
+    assert dataset.spec.classes == ("10", "cat")
+    (told,) = [found for found in dataset.findings if found.kind == "labels"]
+    assert (told.kind, told.names) == ("labels", ("10",))
+
+
+def test_gaps_in_class_numbers_are_told_with_the_first_numbers_alone(folder: Path) -> None:
+    dataset = opened(written(folder / "x.csv", "uri,label\na.png,60000\nb.png,1\n"))
+    (told,) = [found for found in dataset.findings if found.kind == "class_without_images"]
+    assert (told.kind, told.count) == ("class_without_images", 59_999)
+    assert told.names == ("0", "2", "3", "4", "5", "6", "7", "8", "9", "10")
+    assert told.detail == "labels have gaps: 2 of the numbers from 0 to 60000 are used"
