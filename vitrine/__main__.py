@@ -5,7 +5,7 @@ import sys
 import traceback
 
 from vitrine.cli import app
-from vitrine.exits import FAILED, INTERRUPTED, USAGE, line_of, status_of, usage_line_of
+from vitrine.exits import FAILED, INTERRUPTED, USAGE, InterruptedCommandError, line_of, status_of, usage_line_of
 from vitrine.printable import printable
 
 
@@ -21,6 +21,8 @@ def run(arguments: list[str]) -> int:
     try:
         # Typer returns the code of typer.Exit, and raises everything else.
         return int(app(arguments, prog_name="vitrine", standalone_mode=False) or 0)
+    except InterruptedCommandError as stopped:
+        return _refuse(str(stopped), INTERRUPTED, arguments)
     except KeyboardInterrupt:
         return _refuse("interrupted; run the same command to go on", INTERRUPTED, arguments)
     except BrokenPipeError:

@@ -31,6 +31,10 @@ class UsageError(ValueError):
     """An option whose value is not among the choices."""
 
 
+class InterruptedCommandError(Exception):
+    """Ctrl-C, with the line that says what stands; Typer would turn a plain KeyboardInterrupt into silence."""
+
+
 def of_invalid(reasons: Iterable[str]) -> int:
     """The code of a run that finished with rows that are invalid for these reasons; a removed view is no failure."""
     return INCOMPLETE if set(reasons) - {_REMOVED} else DONE

@@ -164,6 +164,7 @@ def extract(
     from pipelines.datasets import DatasetOptions, open_dataset
     from vitrine.exits import UsageError
     from vitrine.extract_checks import refuse_early
+    from vitrine.interruption import saying_that_nothing_was_written
 
     if calibrate and not dry_run:
         raise UsageError("--calibrate goes with --dry-run; a run measures one batch anyway.")
@@ -182,36 +183,37 @@ def extract(
         max_pixels=max_pixels,
         link_roots=tuple(path.expanduser() for path in follow_links or ()),
     )
-    opened = open_dataset(dataset, options=options)
-    # These load torch and timm: only now is there something for a model to do.
-    from vitrine.extraction import ModelWords, RunOptions, extract_dataset, resolve_model
+    with saying_that_nothing_was_written():
+        opened = open_dataset(dataset, options=options)
+        # These load torch and timm: only now is there something for a model to do.
+        from vitrine.extraction import ModelWords, RunOptions, extract_dataset, resolve_model
 
-    words = ModelWords(
-        model=model,
-        weights=weights,
-        image_size=input_size,
-        windows=windows,
-        fit=fit,
-        compute_dtype=compute,
-        device=device,
-        position_embedding=position_embedding,
-        network=network,
-        arguments=tuple(arg or ()),
-    )
-    code = extract_dataset(
-        opened,
-        resolve_model(words, opened),
-        settings,
-        store=store,
-        options=RunOptions(
-            workers=workers,
-            dry_run=dry_run,
-            calibrate=calibrate,
-            allow_mixed_environment=allow_mixed_environment,
-            beam_options=tuple(beam_option or ()),
-            json=json,
-        ),
-    )
+        words = ModelWords(
+            model=model,
+            weights=weights,
+            image_size=input_size,
+            windows=windows,
+            fit=fit,
+            compute_dtype=compute,
+            device=device,
+            position_embedding=position_embedding,
+            network=network,
+            arguments=tuple(arg or ()),
+        )
+        code = extract_dataset(
+            opened,
+            resolve_model(words, opened),
+            settings,
+            store=store,
+            options=RunOptions(
+                workers=workers,
+                dry_run=dry_run,
+                calibrate=calibrate,
+                allow_mixed_environment=allow_mixed_environment,
+                beam_options=tuple(beam_option or ()),
+                json=json,
+            ),
+        )
     raise typer.Exit(code)
 
 

@@ -2,12 +2,14 @@
 
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from feature_store import open_store
+from feature_store.writer import committed_receipts
 from pipelines.backbones import Windows
 from pipelines.backbones.description import DescribedModel
 from pipelines.backbones.preprocessing import Fit
@@ -15,14 +17,19 @@ from pipelines.backbones.remembered import describe_model
 from pipelines.cost import Cost, estimate_cost, require_space
 from pipelines.datasets import Dataset
 from pipelines.devices import has_gpu
+from pipelines.failures import ShardFailure
 from pipelines.plan import ExtractionSettings, PlanError
 from pipelines.run import Engine, Outcome, Prepared, prepare_extraction, run_extraction, settle_extraction
 from vitrine import exits
 from vitrine.extract_checks import check_device, check_fit
 from vitrine.findings import finding_pairs
+from vitrine.interruption import saying_what_stands
 from vitrine.native_size import native_size_note
 from vitrine.output import assumed_pairs, console, counted, duration, print_json, print_pairs, size
 from vitrine.progress import extraction_bar
+
+# Of those that failed for one reason.
+_SHARDS_NAMED = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,8 +152,16 @@ def extract_dataset(
     )
     if prepared.done_as or not prepared.missing:
         if not options.dry_run:
-            settle_extraction(prepared)
+            with saying_what_stands(lambda: prepared.already, _in_all(prepared)):
+                settle_extraction(prepared)
         return _report_done(prepared, options)
+    if not prepared.already:
+        return _estimate_and_run(prepared, options)
+    with saying_what_stands(lambda: prepared.already, _in_all(prepared)):
+        return _estimate_and_run(prepared, options)
+
+
+def _estimate_and_run(prepared: Prepared, options: RunOptions) -> int:
     note = native_size_note(prepared.plan.backbone, prepared.plan.spec)
     if options.talks and note is not None:
         console().print(note, markup=False)
@@ -179,7 +194,8 @@ def _engine(options: RunOptions) -> Engine:
 
 
 def _run(prepared: Prepared, cost: Cost, engine: Engine, options: RunOptions) -> int:
-    with tempfile.TemporaryDirectory(prefix="vitrine-run-") as name:
+    standing = saying_what_stands(partial(_committed, prepared), _in_all(prepared))
+    with tempfile.TemporaryDirectory(prefix="vitrine-run-") as name, standing:
         folder = Path(name)
         with extraction_bar(folder, cost.rows, cost.reused, quiet=not options.talks):
             outcome = run_extraction(prepared, engine, workers=options.workers, progress_folder=folder)
@@ -197,6 +213,14 @@ def _run(prepared: Prepared, cost: Cost, engine: Engine, options: RunOptions) ->
             file=sys.stderr,
         )
     return code
+
+
+def _committed(prepared: Prepared) -> int:
+    return len(committed_receipts(prepared.root, prepared.plan.folder, prepared.plan.spec))
+
+
+def _in_all(prepared: Prepared) -> str:
+    return counted(prepared.already + len(prepared.missing), "shard")
 
 
 def _exit_code(outcome: Outcome) -> int:
@@ -298,10 +322,25 @@ def _reuse_pairs(prepared: Prepared, cost: Cost) -> dict[str, str]:
     return pairs
 
 
+def failure_lines(failures: Sequence[ShardFailure]) -> list[str]:
+    """One line a reason, with the first shards that failed for it: thousands may fail for one."""
+    by_reason: dict[str, list[int]] = {}
+    for failure in failures:
+        by_reason.setdefault(failure.reason, []).append(failure.shard)
+    return [f"{_shards_text(sorted(shards))} failed: {reason}" for reason, shards in by_reason.items()]
+
+
+def _shards_text(shards: Sequence[int]) -> str:
+    if len(shards) == 1:
+        return f"shard {shards[0]}"
+    more = ", ..." if shards[_SHARDS_NAMED:] else ""
+    return f"{counted(len(shards), 'shard')} ({', '.join(map(str, shards[:_SHARDS_NAMED]))}{more})"
+
+
 def _print_outcome(outcome: Outcome, cost: Cost) -> None:
     out = console()
-    for failure in outcome.failures:
-        out.print(f"shard {failure.shard} failed: {failure.reason}", markup=False)
+    for line in failure_lines(outcome.failures):
+        out.print(line, markup=False)
     if outcome.invalid:
         counts = ", ".join(f"{count} {reason}" for reason, count in sorted(outcome.invalid.items()))
         out.print(f"invalid rows: {counts} (`vitrine show` lists them)")

@@ -11,6 +11,8 @@ from typing import Any
 
 from typer.core import TyperCommand, TyperGroup
 
+from vitrine.exits import InterruptedCommandError
+
 # Beyond it lines are long to read, whatever the terminal has.
 MOST_COLUMNS = 120
 _INDENT = 2
@@ -35,6 +37,13 @@ class Pages(TyperGroup):
 
     start_here: Sequence[tuple[str, str]] = ()
     headings: Mapping[str, Sequence[str]] = {}
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command; Ctrl-C leaves as an error of ours, since Typer ends a KeyboardInterrupt without a word."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as stopped:
+            raise InterruptedCommandError("interrupted; run the same command to go on") from stopped
 
     def format_help_text(self, _ctx: Any, formatter: Any) -> None:
         """Write the docstring, and where to start."""

@@ -29,6 +29,8 @@ _ACTIVATIONS = {"gelu": None, "quick_gelu": "quick_gelu", "gelu_pytorch_tanh": "
 # As Pillow numbers its filters; config files have the number.
 _FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
 _BICUBIC = 3
+# What brings bytes to 0..1, as transformers multiplies them.
+_RESCALE = 1 / 255
 # DINOv3's S+, L+ and H+ have a gated perceptron, as its 7B, which has no plus in its name.
 _WITH_PLUS = (384, 1024, 1280)
 # Where no preprocessor_config.json stands, and the authors publish no evaluation.
@@ -240,7 +242,7 @@ def _read(model_type: str, kind: _Kind) -> Callable[[Published], VitForm | None]
             options={**_activation(config, kind), **kind.options(config), **pooling(blocks)},
             positions=kind.positions,
             **_preprocessing(published.preprocessor, kind),
-            said=_SAID | {name for name in ("mean", "std") if f"image_{name}" in published.preprocessor},
+            said=_SAID | _said_of_values(published.preprocessor),
         )
 
     return read
@@ -351,8 +353,48 @@ def _mlp_width(blocks: Published) -> int:
 
 def _preprocessing(said: Mapping[str, Any], kind: _Kind) -> dict[str, Any]:
     """What preprocessor_config.json says, and the family's own where it says nothing."""
+    _require_unit_range(said)
     mean, std = _three(said.get("image_mean"), kind.mean), _three(said.get("image_std"), kind.std)
-    return {"mean": mean, "std": std, "evaluation": _evaluation(said) if said else kind.evaluation}
+    if said.get("do_normalize") is False:
+        mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    return {
+        "mean": mean,
+        "std": std,
+        "evaluation": _evaluation(said) if said else kind.evaluation,
+        "assumed": _assumed_of_crop(said),
+    }
+
+
+def _said_of_values(said: Mapping[str, Any]) -> set[str]:
+    """Which of mean and std the folder says: both where it says that it does not normalise."""
+    return {name for name in ("mean", "std") if f"image_{name}" in said or said.get("do_normalize") is False}
+
+
+def _require_unit_range(said: Mapping[str, Any]) -> None:
+    """Refuse a folder whose images are not brought to 0..1, as all are here."""
+    factor = said.get("rescale_factor", _RESCALE)
+    is_number = isinstance(factor, int | float) and not isinstance(factor, bool)
+    if said.get("do_rescale") is False:
+        raise UnsupportedFormError(
+            "preprocessor_config.json says do_rescale false, and every image is brought to values of 0 to 1 here"
+        )
+    if not is_number or not math.isclose(factor, _RESCALE, rel_tol=1e-6):
+        raise UnsupportedFormError(
+            f"preprocessor_config.json says rescale_factor {_shown(factor)}, and every image is divided by 255 here"
+        )
+
+
+def _assumed_of_crop(said: Mapping[str, Any]) -> tuple[str, ...]:
+    """What is said to people where the whole view is squashed first, and a part of that cut out: not done here."""
+    size, cut = said.get("size"), said.get("crop_size")
+    edge = size.get("height") if isinstance(size, Mapping) else None
+    cut = cut.get("height") if isinstance(cut, Mapping) else cut
+    if not said.get("do_center_crop") or not whole(edge) or not whole(cut) or edge == cut:
+        return ()
+    return (
+        f"the whole view: preprocessor_config.json squashes it to {edge} pixels and cuts {cut} out of that, which is "
+        "not done here",
+    )
 
 
 def _evaluation(said: Mapping[str, Any]) -> Evaluation:

@@ -3,6 +3,7 @@
 torchvision's own Resize, CenterCrop and Normalize are the oracle, on the same picture.
 """
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -219,6 +220,36 @@ def test_a_folders_unknown_filter_is_refused(tmp_path: Path) -> None:
     folder = folder_of_dinov2(tmp_path / "one", '{"resample": 9}')
     with pytest.raises(BackboneError, match="says resample 9, which is not one of 0 to 5"):
         resolve_backbone("auto", weights=folder)
+
+
+def test_a_folder_that_does_not_normalise_gets_values_of_0_to_1(tmp_path: Path) -> None:
+    said = '{"do_normalize": false, "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}'
+    how = describe_backbone(resolve_backbone("auto", weights=folder_of_dinov2(tmp_path / "one", said))).preprocessing
+    assert (how.mean, how.std) == ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("said", "rule"),
+    [
+        ('{"do_rescale": false}', "says do_rescale false, and every image is brought to values of 0 to 1 here"),
+        ('{"rescale_factor": 1}', "says rescale_factor 1, and every image is divided by 255 here"),
+        ('{"rescale_factor": "1"}', "says rescale_factor '1'"),
+    ],
+)
+def test_a_folder_of_another_range_of_values_is_refused(tmp_path: Path, said: str, rule: str) -> None:
+    with pytest.raises(BackboneError, match=rule):
+        resolve_backbone("auto", weights=folder_of_dinov2(tmp_path / "one", said))
+
+
+@pytest.mark.parametrize(("cut", "is_told"), [(56, False), (42, True)])
+def test_a_crop_out_of_a_squashed_view_is_told_as_not_done(tmp_path: Path, cut: int, is_told: bool) -> None:
+    said = json.dumps({
+        "size": {"height": 56, "width": 56}, "do_center_crop": True, "crop_size": {"height": cut, "width": cut},
+        "do_normalize": True, "do_rescale": True, "rescale_factor": 0.00392156862745098,
+    })  # fmt: skip
+    request = resolve_backbone("auto", weights=folder_of_dinov2(tmp_path / "one", said))
+    assert describe_backbone(request).preprocessing.fit == "squash"
+    assert any("squashes it to 56 pixels and cuts 42" in line for line in request.assumed) == is_told
 
 
 def test_every_family_of_files_says_how_it_is_evaluated() -> None:
