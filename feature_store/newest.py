@@ -54,5 +54,6 @@ def differ_by_age_alone(specs: Mapping[str, FeatureSetSpec]) -> bool:
         for name, spec in specs.items()
     }
     dtypes = {spec.identity.storage_dtype for spec in specs.values()}
-    views = {spec.identity.views_digest for spec in specs.values()}
-    return len(kinds) == len(dtypes) == 1 and len(views) == len(specs)
+    # In a chain the same views may come again, when a removed one came back; otherwise age does not tell them apart.
+    states = {(spec.identity.views_digest, spec.identity.grown_from) for spec in specs.values()}
+    return len(kinds) == len(dtypes) == 1 and len(states) == len(specs)

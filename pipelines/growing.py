@@ -89,7 +89,7 @@ def grow_dataset(root: ObjectRoot, dataset: Dataset, fresh: FeatureSetSpec, sett
     if settings.order == "uri":
         return Grown(dataset=dataset)
     predecessor = _find_predecessor(root, dataset.spec.name, fresh, settings.rows_per_shard)
-    if predecessor is None or predecessor.spec.identity.views_digest == fresh.identity.views_digest:
+    if predecessor is None or _is_fresh_state(predecessor.spec, fresh):
         return Grown(dataset=dataset)
     try:
         old = read_manifest(root, predecessor.dataset, [field.name for field in VIEW_FIELDS])
@@ -151,6 +151,15 @@ def _content(spec: FeatureSetSpec) -> str:
     """The views digest that the dataset would have in uri order, without removed rows."""
     grown = spec.identity.grown_from
     return spec.identity.views_digest if grown is None else grown.in_uri_order
+
+
+def _is_fresh_state(spec: FeatureSetSpec, fresh: FeatureSetSpec) -> bool:
+    """Whether a feature set is of the fresh dataset itself.
+
+    The same views may stand in the same order in a dataset that grew, when a removed one came back: then its own
+    growth belongs to its identity, and tonight's is that one again.
+    """
+    return spec.identity.grown_from is None and spec.identity.views_digest == fresh.identity.views_digest
 
 
 def _growth(predecessor: FeatureSetSpec, fresh: FeatureSetSpec) -> Growth | None:
