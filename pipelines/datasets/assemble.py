@@ -159,10 +159,19 @@ def _inspect(
     )
     if found and len(wanted) == len({row["uri"] for row in rows}) and all(fact.code == "missing" for fact in found):
         raise ManifestError(
-            f"none of the {len(found)} images is there; the first is {uris[0]!r} under {str(root)!r}. Give the folder "
-            "that their paths are relative to (--root for a manifest)."
+            f"none of the {len(found)} images is there; the first is {uris[0]!r} under {str(root)!r}. {_way_to(uris)}"
         )
     return dict(zip(uris, found, strict=True))
+
+
+def _way_to(uris: Sequence[str]) -> str:
+    """What to do where no image is found under its path."""
+    if any("\\" in uri for uri in uris):
+        return (
+            "Paths are written with backslashes, as on Windows, and here a backslash is a letter of a name: write '/' "
+            "instead, relative to the folder of the table or to --root."
+        )
+    return "Give the folder that their paths are relative to (--root for a manifest)."
 
 
 def _is_whole(row: Mapping[str, Any]) -> bool:

@@ -27,11 +27,21 @@ from pipelines.datasets.manifest_columns import (
     wrong_view_id,
 )
 from pipelines.datasets.scan import Progress, existing_folder
-from pipelines.datasets.text_table import MAX_FILE_BYTES, MAX_ROWS, MAX_TEXT, TEXT_SUFFIXES, read_text_table
+from pipelines.datasets.text_table import (
+    MAX_FILE_BYTES,
+    MAX_ROWS,
+    MAX_TEXT,
+    TEXT_SUFFIXES,
+    read_text_table,
+    separator_in_header,
+)
 from pipelines.datasets.user_paths import plain_paths
 
 MAX_TABLE_BYTES = 8 << 30
 MAX_PARQUET_ROWS = 20_000_000
+_PARQUET_SUFFIXES = (".parquet", ".pq")
+_PARQUET_MAGIC = b"PAR1"
+_SHOWN_CHARACTERS = 60
 _ROWS_PER_BATCH = 8192
 _VALUE_BYTES = 8
 CONTENT_KEY = re.compile(r"[0-9a-f]{64}|stat:[0-9]{1,20}-[0-9]{1,20}(@[0-9a-f]{16})?|uri:[0-9a-f]{64}")
@@ -143,6 +153,7 @@ def _stands_twice(uri: str, place: Callable[[int], str], index: int, before: int
 def _read(path: Path) -> tuple[pa.Table, Callable[[int], str], list[str]]:
     """The table, what to call each of its rows, and the columns of the file that no manifest has."""
     if path.suffix.lower() not in TEXT_SUFFIXES:
+        _require_parquet(path)
         table, others = read_manifest_table(path)
         return table, lambda index: f"{path}, row {index}", others
     types = {field.name: field.type for field in MANIFEST_SCHEMA} | {"label": pa.string()}
@@ -151,7 +162,29 @@ def _read(path: Path) -> tuple[pa.Table, Callable[[int], str], list[str]]:
     return read.table, lambda index: f"{path}, line {read.lines[index]}", [n for n in read.names if n not in types]
 
 
+def _require_parquet(path: Path) -> None:
+    """Refuse a table of text under a name that does not say how it is to be read."""
+    if path.suffix.lower() in _PARQUET_SUFFIXES:
+        return
+    with path.open("rb") as file:
+        if file.read(len(_PARQUET_MAGIC)) == _PARQUET_MAGIC:
+            return
+    ending = f"its name ends in {path.suffix!r}" if path.suffix else "its name has no ending"
+    raise ManifestError(
+        f"{path} is no Parquet, and {ending}, which does not say how to read it. Read as text are .csv (separated by "
+        "commas), .tsv (by tabs), .jsonl and .ndjson (one JSON object a line): rename the file to what it is."
+    )
+
+
 def _require_uri(path: Path, names: Sequence[str]) -> None:
+    in_cells = path.suffix.lower() in (".csv", ".tsv")
+    separator = separator_in_header(names, "uri") if in_cells and "uri" not in names else None
+    if separator is not None:
+        raise ManifestError(
+            f"{path}: its header {names[0][:_SHOWN_CHARACTERS]!r} is separated by {separator!r}, and {path.suffix} is "
+            f"read with {'tabs' if path.suffix.lower() == '.tsv' else 'commas'}. Separate by commas in a .csv, or by "
+            "tabs in a .tsv."
+        )
     if "uri" not in names:
         raise ManifestError(
             f"{path}: a column 'uri' is needed, the path of each image; it has {list(names)[:10]}. Rename the column "

@@ -94,6 +94,18 @@ def read_text_table(path: Path, types: Mapping[str, pa.DataType]) -> TextTable:
     )
 
 
+def separator_in_header(names: Sequence[str], wanted: str) -> str | None:
+    """The separator that a header was written with, where it was read with another; None where that is not the fault.
+
+    Args:
+        names: of the columns, as they were read.
+        wanted: a column that would be there if the header were taken apart by that separator.
+    """
+    if len(names) != 1:
+        return None
+    return next((mark for mark in ",;\t|" if wanted in map(str.strip, names[0].split(mark)[:_MOST_NAMES])), None)
+
+
 def _present(table: pa.Table, seen: set[str]) -> pa.Table:
     return table.select([name for name in table.column_names if name in seen])
 

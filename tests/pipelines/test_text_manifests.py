@@ -241,9 +241,40 @@ def test_tab_separated_values_are_read(folder: Path) -> None:
     assert dataset.table["split"].to_pylist() == ["train, part 1"]
 
 
-def test_another_separator_is_seen_in_the_message(folder: Path) -> None:
-    with pytest.raises(ManifestError, match=r"a column 'uri' is needed.* it has \['uri;label'\]"):
-        opened(written(folder / "x.csv", "uri;label\na.png;1\n"))
+@pytest.mark.parametrize(
+    ("name", "header", "message"),
+    [
+        ("x.csv", "uri;label", r"header 'uri;label' is separated by ';', and \.csv is read with commas\. Separate by"),
+        ("x.csv", "uri\tlabel", r"is separated by '\\t', and \.csv is read with commas\. .* tabs in a \.tsv"),
+        ("x.tsv", "label , uri", r"is separated by ',', and \.tsv is read with tabs\. Separate by commas in a \.csv"),
+    ],
+)
+def test_a_header_with_another_separator_is_told_from_one_without_paths(
+    folder: Path, name: str, header: str, message: str
+) -> None:
+    with pytest.raises(ManifestError, match=message):
+        opened(written(folder / name, f"{header}\n{header}\n"))
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("m.txt", r"ends in '\.txt'"), ("m.json", r"ends in '\.json'"), ("m", r"has no ending")]
+)
+def test_a_table_whose_name_does_not_say_its_form_is_refused_with_the_endings(
+    folder: Path, name: str, said: str
+) -> None:
+    with pytest.raises(ManifestError, match=rf"is no Parquet, and its name {said}.*\.csv .*\.tsv .*\.jsonl and"):
+        opened(written(folder / name, "uri\na.png\n"))
+
+
+def test_parquet_is_read_under_any_name(folder: Path) -> None:
+    pq.write_table(pa.table({"uri": ["a.png"]}), folder / "m.txt")
+    assert opened(folder / "m.txt").table["uri"].to_pylist() == ["a.png"]
+
+
+@pytest.mark.parametrize("path", ["images\\a.png", "C:\\images\\a.png", ".\\a.png"])
+def test_paths_of_windows_are_refused_as_such(folder: Path, path: str) -> None:
+    with pytest.raises(ManifestError, match=r"none of the 1 images is there.* with backslashes.* write '/' instead"):
+        opened(written(folder / "x.csv", f"uri\n{path}\n"))
 
 
 @pytest.mark.parametrize("name", ["x.csv", "x.jsonl", "x.parquet"])
