@@ -28,7 +28,7 @@ from pipelines.backbones import Backbone, BackboneRequest, load_backbone
 from pipelines.backbones.held_weights import WeightsChangedError
 from pipelines.meter import Meter
 from pipelines.plan import ExtractionPlan, recorded_preprocessing, view_columns, views_of
-from pipelines.prefetch import HOPELESS_ERRORS, prepare_views, with_retries
+from pipelines.prefetch import HOPELESS_ERRORS, prepare_views, unreadable_images, with_retries
 from pipelines.reuse import copy_rows, row_map
 from pipelines.stopping import StopRequestedError, stop_requested
 
@@ -66,6 +66,7 @@ def extract_shard(plan: ExtractionPlan, shard: Shard, *, meter: Meter | None = N
     meter = meter or Meter()
     with meter.shard(shard.index):
         work = _ShardWork(plan, shard, meter)
+        work.check_stated_keys()
         return work.link() or work.fill()
 
 
@@ -86,11 +87,30 @@ class _ShardWork:
         self._invalid = [InvalidRow(row=shard.start + int(place), reason=REMOVED_ROW) for place in np.flatnonzero(gone)]
         # Places in the shard that are neither known to be invalid nor filled.
         self._open: Places = np.flatnonzero(~gone)
+        # Places whose rows a source has, and whose image cannot be read: they are left to be computed.
+        self._refused: Places = np.zeros(0, dtype=np.int64)
+
+    def check_stated_keys(self) -> None:
+        """Hold the keys that a user's table states to the images whose rows would be copied by these keys.
+
+        A row that is computed has its key checked when its image is read. A row that is copied needs no image, so a
+        false key would put the tokens of one image under the path of another.
+        """
+        if self._rows is None or not self._plan.keys_stated:
+            return
+        places = np.flatnonzero(self._rows.source[self._shard.start : self._shard.stop] >= 0)
+        rows = self._manifest.slice(self._shard.start, self._shard.n_rows).take(pa.array(places))
+        of_rows = list(zip(rows["uri"].to_pylist(), rows["image_sha256"].to_pylist(), strict=True))
+        root, plan = Path(self._plan.dataset_root), self._plan
+        with self._meter.stage("read"):
+            # Each image once, however many tiles it has.
+            unreadable = unreadable_images(root, list(dict.fromkeys(of_rows)), threads=plan.threads, rules=plan.rules)
+        self._refused = places[[image in unreadable for image in of_rows]]
 
     def link(self) -> Receipt | None:
         """Commit the shard as that of a source which holds the same, if one does; else None, with nothing committed."""
         twin = None if self._rows is None else self._rows.twin(self._plan.spec, self._shard)
-        if twin is None:
+        if twin is None or self._refused.size:
             return None
         theirs = twin.receipts[self._shard.index]
         # Rows without tokens there are tried again: what could not be read may be readable by now.
@@ -111,7 +131,9 @@ class _ShardWork:
         """Copy what the plan's sources have, compute the rest, and commit the shard."""
         if self._rows is not None:
             with self._meter.stage("copy"):
-                copied = copy_rows(self._rows, self._shard, self._tokens)
+                copied = np.setdiff1d(copy_rows(self._rows, self._shard, self._tokens), self._refused)
+                for tokens in self._tokens.values():
+                    tokens[self._refused] = 0
             self._meter.add_reused(len(copied))
             self._open = np.setdiff1d(self._open, copied, assume_unique=True)
         self._compute(self._open)

@@ -92,6 +92,7 @@ class ExtractionPlan:
         devices: that workers of one machine take in turn; empty where each uses the backbone's.
         max_pixels: of an image that is decoded.
         link_roots: folders outside `dataset_root` that links in it may lead into.
+        keys_stated: whether a user's table states content keys, which are held to the images before rows are copied.
     """
 
     store: str
@@ -105,6 +106,7 @@ class ExtractionPlan:
     devices: tuple[str, ...] = ()
     max_pixels: int = MAX_IMAGE_PIXELS
     link_roots: tuple[str, ...] = ()
+    keys_stated: bool = False
 
     @property
     def rules(self) -> ReadingRules:

@@ -3,12 +3,14 @@
 import errno
 import hashlib
 import io
+import os
 import threading
 import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby, islice
 from pathlib import Path
@@ -26,11 +28,13 @@ from pipelines.image_files import (
     ReadingRules,
     ReasonCode,
     UnreadableImageError,
+    open_image_file,
     read_image_bytes,
 )
 from pipelines.image_formats import oriented_size
 from pipelines.meter import Meter
 from pipelines.stat_key import STAT, stat_key
+from pipelines.stopping import StopRequestedError, stop_requested
 from pipelines.views import cut_view, decode_image, fit_view
 
 BATCHES_AHEAD = 2
@@ -228,7 +232,7 @@ def _read_unchanged(root: Path, uri: str, content_key: str, rules: ReadingRules)
     """
     if content_key in _UNREADABLE:
         raise UnreadableImageError(content_key, uri)  # type: ignore[arg-type]  # it is one of them
-    try:
+    with _still_there(uri):
         data = with_retries(lambda: read_image_bytes(root, uri, rules))
         if content_key.startswith(STAT):
             # Asked after reading: so what was read is what stood there with this size and time.
@@ -236,6 +240,62 @@ def _read_unchanged(root: Path, uri: str, content_key: str, rules: ReadingRules)
             found = stat_key(root, len(data), status.st_mtime_ns)
         else:
             found = hashlib.sha256(data).hexdigest()
+    _require_key(uri, content_key, found)
+    return data
+
+
+def unreadable_images(
+    root: Path, images: Sequence[tuple[str, str]], *, threads: int, rules: ReadingRules = DEFAULT_RULES
+) -> set[tuple[str, str]]:
+    """Hold content keys to the files that they are said to be of, without decoding an image.
+
+    A key of size and time is held to the size and the time; every other one to the digest of the bytes.
+
+    Args:
+        root: folder of the images.
+        images: the path and the content key of each.
+        threads: that read.
+        rules: how large images may be, and where links may lead.
+
+    Returns:
+        Those of the images that cannot be read, although they are there.
+
+    Raises:
+        SourceChangedError: an image is not the one that its key names.
+        OSError: an image cannot be read, after several attempts.
+    """
+
+    def readable(image: tuple[str, str]) -> bool:
+        if stop_requested.is_set():
+            raise StopRequestedError("asked to stop between two images")
+        try:
+            _hold_to_key(root, *image, rules)
+        except UnreadableImageError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(threads, thread_name_prefix="check") as pool:
+        return {image for image, can_be in zip(images, pool.map(readable, images), strict=True) if not can_be}
+
+
+def _hold_to_key(root: Path, uri: str, content_key: str, rules: ReadingRules) -> None:
+    def key_now() -> str:
+        with open_image_file(root, uri, rules) as file:
+            if content_key.startswith(STAT):
+                status = os.fstat(file.fileno())
+                return stat_key(root, status.st_size, status.st_mtime_ns)
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    with _still_there(uri):
+        found = with_retries(key_now)
+    _require_key(uri, content_key, found)
+
+
+@contextmanager
+def _still_there(uri: str) -> Iterator[None]:
+    """Tell an image that has gone from one that cannot be read."""
+    try:
+        yield
     except UnreadableImageError as error:
         if error.code not in _ABSENT:
             raise
@@ -243,9 +303,12 @@ def _read_unchanged(root: Path, uri: str, content_key: str, rules: ReadingRules)
             f"image {uri!r} was there when the manifest was made, and is not now ({error.code}); put it back, or run "
             "the same command again, which makes a new manifest and a new feature set."
         ) from error
+
+
+def _require_key(uri: str, content_key: str, found: str) -> None:
     if found != content_key:
         raise SourceChangedError(
             f"image {uri!r} is not the one that the manifest names: its content key was {content_key[:24]!r} and is "
-            f"{found[:24]!r}; put it back, or run the same command again, which makes a new manifest and feature set."
+            f"{found[:24]!r}; put it back, or correct the key where your table states it, and run the same command "
+            "again, which makes a new manifest and feature set."
         )
-    return data

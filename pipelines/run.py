@@ -213,6 +213,7 @@ def prepare_extraction(
         dataset_root=str(dataset.root),
         max_pixels=dataset.rules.max_pixels,
         link_roots=tuple(map(str, dataset.rules.link_roots)),
+        keys_stated=dataset.keys_stated,
         dataset_folder=stored.folder,
         spec=spec,
         backbone=request,
@@ -309,9 +310,12 @@ def prepare_rerun(plan: ExtractionPlan, *, store: str) -> Prepared:
     # Feature sets that the earlier run copied from may be gone or damaged by now, and others may have been mended.
     reuse = find_sources(FeatureStore(root).readable()[0], manifest, spec, missing, environment=lambda: environment)
     sources = tuple(source.name for source in reuse.sources if source.refused is None)
+    threads = max(1, len(os.sched_getaffinity(0)))
+    # Whoever made the keys did it in an earlier run: each is held to its image before a row is copied by it.
+    plan = replace(plan, store=store, threads=threads, sources=sources, devices=(), keys_stated=True)
     return Prepared(
         root=root,
-        plan=replace(plan, store=store, threads=max(1, len(os.sched_getaffinity(0))), sources=sources, devices=()),
+        plan=plan,
         dataset=dataset.spec.name,
         name=feature_set_name(plan.folder),
         missing=missing,

@@ -96,6 +96,7 @@ class Dataset:
         rules: how its images are read.
         stated_values: what the values in mask files mean, or None where they are class numbers.
         findings: what was noticed on the way and a user should hear of.
+        keys_stated: whether any content key is a user's word, which nobody has held to the image yet.
     """
 
     spec: DatasetSpec
@@ -104,6 +105,7 @@ class Dataset:
     rules: ReadingRules = DEFAULT_RULES
     findings: tuple[Finding, ...] = ()
     stated_values: MaskValues | None = None
+    keys_stated: bool = False
 
     @property
     def mask_values(self) -> MaskValues:

@@ -89,12 +89,14 @@ def open_manifest_file(path: Path, options: DatasetOptions, progress: Progress |
     columns = {name: table[name] for name in table.column_names}
     del table  # the columns are taken apart from here on, so that memory holds each once
     _arrange(columns, place, options)
+    keys = columns.get("image_sha256")
+    keys_stated = keys is not None and keys.null_count < len(keys)
     if options.tile is None and not needs_images(columns):
         dataset = with_findings(Dataset(spec=spec, table=_made_of(columns, root), root=root, rules=options.rules))
     else:
         dataset = _with_facts_of_images(root, columns, described, options, progress)
     passed_over = finding("passed_over", "columns that no manifest has", others)
-    return replace(dataset, findings=(*passed_over, *of_labels, *dataset.findings))
+    return replace(dataset, keys_stated=keys_stated, findings=(*passed_over, *of_labels, *dataset.findings))
 
 
 def _arrange(columns: Columns, place: Callable[[int], str], options: DatasetOptions) -> None:

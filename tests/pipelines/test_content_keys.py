@@ -15,14 +15,17 @@ from PIL import Image
 
 from feature_store import ManifestError, manifest_table, open_store
 from feature_store.manifest import MANIFEST_SCHEMA, check_manifest
+from pipelines import prefetch
 from pipelines.backbones import load_backbone, resolve_backbone
 from pipelines.beam_engine import BeamEngine
 from pipelines.datasets import DatasetOptions, open_dataset
+from pipelines.image_files import open_image_file
 from pipelines.imports import ImportOptions, imported_dataset, open_vectors
 from pipelines.meter import Meter
 from pipelines.plan import ExtractionSettings
 from pipelines.prefetch import SourceChangedError, prepare_views
 from pipelines.run import Outcome, prepare_extraction, run_extraction
+from tests.pipelines.nights import here
 
 TWO_KEYS = r"image 'a.png' has two content keys in the manifest, '[0-9a-f]{24}' and '[0-9a-f]{24}'"
 
@@ -139,3 +142,77 @@ def test_a_stated_key_of_size_and_time_gets_its_root_and_keeps_it(tmp_path: Path
     pq.write_table(table, tuesday / "m.parquet")
     with pytest.raises(ManifestError, match=r"of another folder than .*leave image_sha256 out"):
         open_dataset(f"manifest:{tuesday / 'm.parquet'}")
+
+
+def pictures(folder: Path, number: int = 12) -> list[dict[str, str]]:
+    """Rows for so many images of different content, each with its true key, so that a shard of 8 is whole."""
+    random = np.random.default_rng(5)
+    for name in (f"{place:02d}.png" for place in range(number)):
+        Image.fromarray(random.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(folder / name)
+    return [{"uri": path.name, "image_sha256": key_of(path)} for path in sorted(folder.glob("*.png"))]
+
+
+def tabled(folder: Path, rows: list[dict[str, str]], store: str = "store") -> Outcome:
+    """The extraction of a table, one shard after another."""
+    write_csv(rows, folder / "m.csv")
+    settings = ExtractionSettings(rows_per_shard=8, batch_size=4)
+    dataset = open_dataset(f"manifest:{folder / 'm.csv'}")
+    request = resolve_backbone("null", image_size=32)
+    prepared = prepare_extraction(dataset, request, settings, store=str(folder / store))
+    return run_extraction(prepared, here)
+
+
+@pytest.mark.parametrize("place", [0, 9])
+def test_a_false_stated_key_is_caught_when_its_row_would_be_copied(tmp_path: Path, place: int) -> None:
+    rows = pictures(tmp_path)
+    tabled(tmp_path, rows)
+    other = rows[10]["image_sha256"]
+    with pytest.raises(SourceChangedError, match=f"image '{place:02d}.png' is not .* was '{other[:24]}'"):
+        tabled(tmp_path, [*rows[:place], {**rows[place], "image_sha256": other}, *rows[place + 1 :]])
+
+
+def test_an_image_overwritten_behind_a_stale_table_is_caught_when_its_shard_would_be_linked(tmp_path: Path) -> None:
+    rows = pictures(tmp_path)
+    tabled(tmp_path, rows)
+    (tmp_path / "00.png").write_bytes((tmp_path / "01.png").read_bytes())
+    with pytest.raises(SourceChangedError, match=r"image '00.png' is not the one that the manifest names"):
+        tabled(tmp_path, rows[:-1])
+
+
+def test_a_missing_image_of_a_stated_key_is_caught_when_its_row_would_be_copied(tmp_path: Path) -> None:
+    rows = pictures(tmp_path)
+    tabled(tmp_path, rows)
+    (tmp_path / "03.png").unlink()
+    with pytest.raises(SourceChangedError, match=r"image '03.png' was there when the manifest was made"):
+        tabled(tmp_path, rows[:-1])
+
+
+def test_a_stated_key_of_size_and_time_is_held_to_them_when_its_row_would_be_copied(tmp_path: Path) -> None:
+    rows = pictures(tmp_path)
+    for row in rows:
+        os.utime(tmp_path / row["uri"], ns=(0, 1_000_000_000))
+        row["image_sha256"] = f"stat:{(tmp_path / row['uri']).stat().st_size}-1000000000"
+    tabled(tmp_path, rows)
+    assert tabled(tmp_path, rows[:-1]).reused == 11
+    os.utime(tmp_path / "05.png", ns=(0, 2_000_000_000))
+    with pytest.raises(SourceChangedError, match=r"image '05.png' is not the one"):
+        tabled(tmp_path, rows[:-2])
+
+
+def test_true_stated_keys_are_reused_with_one_read_of_each_image_and_computed_keys_with_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = pictures(tmp_path)
+    tabled(tmp_path, rows)
+    opened: list[str] = []
+
+    def counted(root: Path, uri: str, *rest: Any) -> Any:
+        opened.append(uri)
+        return open_image_file(root, uri, *rest)
+
+    monkeypatch.setattr(prefetch, "open_image_file", counted)
+    assert tabled(tmp_path, rows[:-1]).reused == 11
+    assert sorted(opened) == [row["uri"] for row in rows[:-1]]
+    opened.clear()
+    assert tabled(tmp_path, [{"uri": row["uri"]} for row in rows[:-2]]).reused == 10
+    assert opened == []
