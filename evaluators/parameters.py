@@ -17,6 +17,8 @@ VARIANCE_REVISION = 1
 
 Metric = Literal["dot", "cosine", "l2"]
 Backend = Literal["auto", "faiss", "torch"]
+# A weaker penalty is lost in the rounding of a loss near 1, and separable classes then have no best weights.
+LEAST_L2 = 1e-15
 DEFAULT_L2S = (1.0, 1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 1e-4, 1e-5)
 
 
@@ -60,6 +62,9 @@ class LinearParameters:
             room for; whole images, and patches with `all_rows`, are read from the store anew for every pass.
         all_rows: train on every training token, whatever it takes.
         max_passes: bound on how often the training tokens are read from the store; None for none.
+
+    Raises:
+        ValueError: no strength, or one below `LEAST_L2`.
     """
 
     subject: Subject = field(default_factory=Subject)
@@ -68,6 +73,13 @@ class LinearParameters:
     memory_bytes: int = 4_000_000_000
     all_rows: bool = False
     max_passes: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.l2s or min(self.l2s) < LEAST_L2:
+            raise ValueError(
+                f"--l2 {', '.join(f'{l2:g}' for l2 in self.l2s)}: give strengths of {LEAST_L2:g} or more; a weaker "
+                "penalty is lost in the rounding of the loss. 1e-8 is next to none."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

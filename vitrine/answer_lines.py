@@ -3,10 +3,13 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from evaluators import Answer
+from evaluators import Answer, LinearParameters
 from vitrine.output import console
 
 _MOST_CHANGES = 5
+# What of a result stands in the heading of its table, in this order.
+_ASKED = ("on", "layer", "k", "metric", "standardised", "l2", "selection", "selection_made_on")
+_USUAL = LinearParameters()
 
 
 def about_answer(answer: Answer) -> dict[str, Any]:
@@ -21,6 +24,35 @@ def say_not_kept(answers: Sequence[Answer]) -> None:
     if reasons:
         text = f"vitrine: the answer is not kept, since the store cannot be written ({', '.join(sorted(reasons))})"
         console(stderr=True).print(text, markup=False, soft_wrap=True)
+
+
+def asked_in_words(result: Mapping[str, Any]) -> str:
+    """What was asked, for the heading of a table: bounds of a fit stand there where they are not the usual ones."""
+    asked = {name: result[name] for name in _ASKED if result.get(name)}
+    return " ".join(f"{name}={value}" for name, value in {**asked, **bounds_of_fit(result)}.items())
+
+
+def bounds_of_fit(result: Mapping[str, Any]) -> dict[str, str]:
+    """What kept a fit from all training tokens and all the passes it wanted, where anything did."""
+    parameters, sample = result.get("parameters") or {}, result.get("sample")
+    bounds: dict[str, str] = {}
+    if parameters.get("memory_bytes", _USUAL.memory_bytes) != _USUAL.memory_bytes:
+        bounds["memory"] = f"{parameters['memory_bytes'] / 1e9:g}GB"
+    if parameters.get("max_passes") is not None:
+        bounds["max_passes"] = str(parameters["max_passes"])
+    if sample:
+        bounds["sample"] = f"{sample['images']}/{sample['of']}-images"
+    return bounds
+
+
+def print_unconverged(result: Mapping[str, Any]) -> None:
+    """One line under the scores of a fit that ended before its loss had settled: they may still change."""
+    if result.get("converged") is False:
+        console().print(
+            f"not converged after {result['passes']} passes; loss {result['loss']:.4g}. The scores are those of a fit "
+            "that was not finished.",
+            soft_wrap=True,
+        )
 
 
 def print_absent(result: Mapping[str, Any]) -> None:

@@ -261,7 +261,14 @@ def _numbers(text: str, kind: Callable[[str], Any], option: str) -> tuple[Any, .
 
 
 def _print_probe(answers: list[Any], *, json: bool, seconds: float) -> None:
-    from vitrine.answer_lines import about_answer, print_absent, print_origin, say_not_kept
+    from vitrine.answer_lines import (
+        about_answer,
+        asked_in_words,
+        print_absent,
+        print_origin,
+        print_unconverged,
+        say_not_kept,
+    )
     from vitrine.output import console, duration, print_json, print_table
 
     records = [{**answer.result, **about_answer(answer)} for answer in answers]
@@ -270,20 +277,16 @@ def _print_probe(answers: list[Any], *, json: bool, seconds: float) -> None:
         print_json({**(records[0] if len(records) == 1 else {"results": records}), "seconds": seconds})
         return
     for answer, result in zip(answers, records, strict=True):
-        question = " ".join(
-            f"{name}={result[name]}"
-            for name in ("on", "layer", "k", "metric", "standardised", "l2", "selection")
-            if result.get(name)
-        )
         scores: dict[str, Any] = result["class_iou"] if "class_iou" in result else result["class_accuracy"]
         rows: list[tuple[object, ...]] = list(scores.items())
         totals = ("miou", "pixel_accuracy", "patch_accuracy", "ceiling_miou", "accuracy")
         rows += [(name, result[name]) for name in totals if name in result]
         print_table(
-            f"{answer.evaluator} on {result['features']}: {question}",
+            f"{answer.evaluator} on {result['features']}: {asked_in_words(result)}",
             ("", "IoU" if "class_iou" in result else "accuracy"),
             rows,
         )
+        print_unconverged(result)
         print_absent(result)
         print_origin(answer)
     train, test, used = (records[0][name] for name in ("n_train", "n_test", "n_features"))

@@ -166,14 +166,21 @@ def linear_parameters(
     all_rows: bool = False,
     max_passes: int | None = None,
 ) -> LinearParameters:
-    """The linear-probe question that the options name; without strengths, one is chosen among the usual ones."""
-    return LinearParameters(
-        subject=subject,
-        l2s=DEFAULT_L2S if l2s is None else l2s,
-        memory_bytes=int(memory_gb * 1e9),
-        all_rows=all_rows,
-        max_passes=max_passes,
-    )
+    """The linear-probe question that the options name; without strengths, one is chosen among the usual ones.
+
+    Raises:
+        UsageError: a strength that is too weak to count.
+    """
+    try:
+        return LinearParameters(
+            subject=subject,
+            l2s=DEFAULT_L2S if l2s is None else l2s,
+            memory_bytes=round(memory_gb * 1e9),
+            all_rows=all_rows,
+            max_passes=max_passes,
+        )
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 def ask_linear(

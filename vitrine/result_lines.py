@@ -4,6 +4,8 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from vitrine.answer_lines import bounds_of_fit
+
 # How results of one question name what they were asked, in the order in which a reader looks for it.
 _FIRST = (
     "features",
@@ -12,6 +14,7 @@ _FIRST = (
     "on",
     "layer",
     "selection",
+    "selection_made_on",
     "k",
     "metric",
     "standardise",
@@ -22,12 +25,16 @@ _FIRST = (
     "hold_out",
     "seed",
     "scored",
+    "converged",
+    "memory",
+    "max_passes",
+    "sample",
     "split",
     "n_taken",
     "n_views",
 )
 # What an evaluator found of what it was asked, such as the split that `auto` stood for.
-_FOUND = ("l2", "split", "n_taken", "n_views")
+_FOUND = ("selection_made_on", "l2", "split", "n_taken", "n_views")
 # What the same words of the question say, or what the evaluator found and nobody asked.
 _TAKEN_ELSEWHERE = ("evaluator", "parameters", "backend")
 
@@ -76,8 +83,12 @@ def _facts(record: Mapping[str, Any]) -> dict[str, str]:
         "labels": str(key.get("annotations"))[:8],
         "selection": _selection(key.get("selection"), result.get("selection")),
         **{name: result[name] for name in _FOUND if name in result},
+        # A fit that has converged is the usual one.
+        "converged": "no" if result.get("converged") is False else None,
+        **bounds_of_fit({**result, "parameters": asked}),
     }
     del said["annotations"]
+    said.pop("memory_bytes", None)
     if str(said["features"]).endswith(said["feature_set"]):
         del said["feature_set"]
     return {name: _word(value) for name, value in said.items() if value not in (None, False, [], ())}

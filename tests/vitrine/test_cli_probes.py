@@ -123,6 +123,7 @@ def test_fresh_says_that_nothing_changed(vitrine: Run, tiny_store: Path) -> None
         (("knn", "/nowhere"), 1, "no store at"),
         (("knn", "{store}", "--score", "grass,sand"), 2, "--score 'sand': tiny has grass, brick, water"),
         (("linear", "{store}", "--l2", "-1"), 2, "above 0"),
+        (("linear", "{store}", "--l2", "1e-2,1e-30"), 2, "give strengths of 1e-15 or more"),
         (("linear", "{store}", "--hold-out", "2"), 2, "between 0 and 1"),
         (("prune", "{store}", "--name", "x"), 2, "exactly one"),
         (("prune", "{store}", "--name", "x", "--drop-top-variance", "64"), 2, "cannot drop 64 of 64"),
@@ -227,3 +228,18 @@ def test_a_selection_of_other_tokens_is_refused_and_any_layer_is_told(
         assert "was made on patches of layer 6, and cls of layer 6 are read" in " ".join(refused.err.split())
         answer = vitrine(*words, "--selection", "of-patches", "--any-layer", "--json").json
         assert answer["selection_made_on"] == "patches of layer 6"
+    for printed in (
+        vitrine(*commands[0], "--selection", "of-patches", "--any-layer"),
+        vitrine("results", photos_store),
+    ):
+        assert "selection_made_on=patches of layer 6" in " ".join(printed.out.split())
+
+
+def test_a_fit_that_did_not_converge_is_not_shown_as_an_ordinary_answer(vitrine: Run, tiny_store: Path) -> None:
+    asked = ("linear", tiny_store, "--l2", "2e-4")
+    full, cut = vitrine(*asked).out, vitrine(*asked, "--max-passes", 2).out
+    loss = vitrine(*asked, "--max-passes", 2, "--json").json["loss"]
+    assert f"not converged after 2 passes; loss {loss:.4g}" in cut
+    assert "max_passes=2" in cut.splitlines()[0]
+    assert "not converged" not in full
+    assert {"converged=no", "max_passes=2"} <= set(vitrine("results", tiny_store).out.split())

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from evaluators import KnnParameters, Subject
+from evaluators import KnnParameters, LinearParameters, Subject
+from vitrine.answer_lines import asked_in_words
 from vitrine.result_lines import result_rows
 
 from .conftest import Run
@@ -80,3 +81,14 @@ def test_results_and_answers_name_layer_labelling_and_time(vitrine: Run, tiny_st
     assert "k=7" in listed
     assert answer["digest"][:8] in listed
     assert answer["computed"][:10] in listed
+
+
+def test_the_heading_and_the_results_name_the_memory_and_the_sample() -> None:
+    asked: dict[str, Any] = {"memory_bytes": 3_200_000, "max_passes": None, "l2s": [0.1], "subject": {}}
+    sampled = {"l2": 0.1, "sample": {"images": 5, "of": 240, "seed": 0}, "converged": True}
+    assert asked_in_words({**sampled, "parameters": asked}) == "l2=0.1 memory=0.0032GB sample=5/240-images"
+    (name, kept), (_, usual) = record(KnnParameters()), record(KnnParameters())
+    kept["key"]["parameters"], kept["result"] = asked, {**kept["result"], **sampled}
+    usual["key"]["parameters"] = {**asked, "memory_bytes": LinearParameters().memory_bytes}
+    ((_, words, *_), _), _ = result_rows([(name, kept), (name, usual)])
+    assert {"memory=0.0032GB", "sample=5/240-images"} <= set(str(words).split())
