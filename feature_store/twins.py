@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 from feature_store.objects import ObjectRoot
 
@@ -15,25 +16,41 @@ def file_key(root: ObjectRoot, path: str) -> FileKey | None:
     return None if status is None or status.st_nlink < 2 else (status.st_dev, status.st_ino)
 
 
-def freed_bytes(root: ObjectRoot, sizes: Mapping[str, int]) -> int:
-    """The bytes that removing these objects gives back: those of a file with several names only with its last name.
+@dataclass(frozen=True, kw_only=True)
+class Room:
+    """What objects take of a disk.
+
+    Attributes:
+        n_bytes: of all their files, each counted once, however many of its names are among the objects.
+        freed_bytes: what removing them gives back: a file that has a name elsewhere too gives nothing.
+    """
+
+    n_bytes: int
+    freed_bytes: int
+
+
+def room_of(root: ObjectRoot, sizes: Mapping[str, int]) -> Room:
+    """The room that these objects take, and what removing all of them gives back.
 
     Args:
         root: the store.
         sizes: the size in bytes of each object, by its path.
     """
-    freed = 0
+    n_bytes = freed = 0
     names: dict[FileKey, int] = {}
     for path, size_bytes in sizes.items():
         status = _status(root, path)
         if status is None or status.st_nlink < 2:
+            n_bytes += size_bytes
             freed += size_bytes
             continue
         key = (status.st_dev, status.st_ino)
         names[key] = names.get(key, 0) + 1
+        if names[key] == 1:
+            n_bytes += size_bytes
         if names[key] == status.st_nlink:
             freed += size_bytes
-    return freed
+    return Room(n_bytes=n_bytes, freed_bytes=freed)
 
 
 def sizes_under(root: ObjectRoot, paths: Iterable[str]) -> dict[str, int]:

@@ -1,6 +1,7 @@
 """`vitrine verify`, `repair`, `diff`, `gc`, `rm` and `cp`: whether a store is sound, what may go, and copies."""
 
 import contextlib
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -293,7 +294,7 @@ def _frees(n_bytes: int, freed_bytes: int) -> str:
 
     if freed_bytes == n_bytes:
         return ""
-    return f" (which frees {size(freed_bytes)}: the rest is shared with feature sets that stay)"
+    return f" (which frees {size(freed_bytes)}: the rest is shared with what stays)"
 
 
 def rm(
@@ -318,26 +319,26 @@ def rm(
     vitrine rm features selections/no200 results/knn --yes
     """
     from feature_store import open_store
-    from feature_store.upkeep import bytes_freed, find_removable, remove, without_writers
+    from feature_store.upkeep import find_removable, remove, room_taken, without_writers
     from vitrine import exits
     from vitrine.output import console, counted, print_json, size
 
     root = open_store(store).root
     with without_writers(root, "remove") if yes else contextlib.nullcontext():
         found = find_removable(root, names)
-        freed = bytes_freed(root, found)
+        room = room_taken(root, found)
         for each in found if yes else []:
             remove(root, each)
     if json:
         listed = [{"name": each.name, "kind": each.kind, "bytes": each.n_bytes} for each in found]
-        print_json({"removed": yes, "found": listed, "freed_bytes": freed, "exit_code": exits.DONE})
+        print_json({"removed": yes, **asdict(room), "found": listed, "exit_code": exits.DONE})
         return
     for each in found:
         what = f"{each.kind} {each.name}, {counted(each.n_objects, 'object')}, {size(each.n_bytes)}"
         console().print(f"{'removed' if yes else 'would remove'} {what}", markup=False)
-    in_all = sum(each.n_bytes for each in found)
-    if freed != in_all:
-        console().print(f"{size(in_all)} in all{_frees(in_all, freed)}", markup=False)
+    # What was said of each thing says the sum too, unless things share files among them or with what stays.
+    if room.freed_bytes != sum(each.n_bytes for each in found):
+        console().print(f"{size(room.n_bytes)} in all{_frees(room.n_bytes, room.freed_bytes)}", markup=False)
     if not yes:
         console().print("nothing was removed: pass --yes to do it")
 

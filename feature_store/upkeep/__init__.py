@@ -4,7 +4,7 @@ from feature_store.upkeep.collect import CollectReport, Garbage, collect_garbage
 from feature_store.upkeep.compare import ArrayDifference, Comparison, compare_feature_sets, pair_names
 from feature_store.upkeep.copying import CopyReport, copy_store
 from feature_store.upkeep.findings import Finding, VerifyReport
-from feature_store.upkeep.removal import Removable, bytes_freed, find_removable, remove, without_writers
+from feature_store.upkeep.removal import Removable, find_removable, remove, room_taken, without_writers
 from feature_store.upkeep.repair import RepairReport, Unfinished, repair_store
 from feature_store.upkeep.superseded import Superseded, find_superseded
 from feature_store.upkeep.verify import verify_store
@@ -21,7 +21,6 @@ __all__ = [
     "Superseded",
     "Unfinished",
     "VerifyReport",
-    "bytes_freed",
     "collect_garbage",
     "compare_feature_sets",
     "copy_store",
@@ -30,6 +29,7 @@ __all__ = [
     "pair_names",
     "remove",
     "repair_store",
+    "room_taken",
     "verify_store",
     "without_writers",
 ]

@@ -28,7 +28,7 @@ from feature_store.objects import ObjectRoot
 from feature_store.reader import FeatureSet
 from feature_store.results import all_results
 from feature_store.store import FeatureStore
-from feature_store.twins import freed_bytes, sizes_under
+from feature_store.twins import room_of, sizes_under
 from feature_store.upkeep.inspection import is_partial
 from feature_store.upkeep.removal import pointed_to, remove_folder, users_of_views
 from feature_store.upkeep.superseded import Superseded, find_superseded
@@ -64,6 +64,7 @@ class CollectReport:
         removed: whether it was removed.
         partials_swept: partial files of dead writers that were removed; without removal, all partial files there are.
         held_back: why some things were not looked for, or empty.
+        n_bytes: of all garbage, each file counted once, however many names it has there.
         freed_bytes: what all garbage gives back; a file that has a name elsewhere too gives nothing.
     """
 
@@ -71,17 +72,13 @@ class CollectReport:
     garbage: tuple[Garbage, ...]
     removed: bool
     partials_swept: int
+    n_bytes: int
     freed_bytes: int
     held_back: str = ""
 
-    @property
-    def n_bytes(self) -> int:
-        """Bytes of all garbage."""
-        return sum(each.n_bytes for each in self.garbage)
-
     def to_json(self) -> dict[str, Any]:
         """The report as JSON values."""
-        return {**asdict(self), "n_bytes": self.n_bytes}
+        return asdict(self)
 
 
 def collect_garbage(
@@ -106,7 +103,7 @@ def collect_garbage(
         # A thing may be unneeded for two reasons; the first is told.
         by_path = {each.path: each for each in reversed(list(_find(root, aside, superseded=superseded, quiet=quiet)))}
         found = list(reversed(by_path.values()))
-        freed = freed_bytes(root, sizes_under(root, by_path))
+        room = room_of(root, sizes_under(root, by_path))
         if remove:
             for garbage in found:
                 _remove(root, garbage)
@@ -116,7 +113,8 @@ def collect_garbage(
         garbage=tuple(found),
         removed=remove,
         partials_swept=partials,
-        freed_bytes=freed,
+        n_bytes=room.n_bytes,
+        freed_bytes=room.freed_bytes,
         held_back="" if quiet else _why_held_back(alone),
     )
 

@@ -19,7 +19,7 @@ from feature_store.datasets import RECORD_FILE, read_pointer
 from feature_store.errors import CorruptError, StoreError, StoreNotFoundError, UnknownNameError
 from feature_store.objects import ObjectRoot
 from feature_store.store import FeatureStore
-from feature_store.twins import freed_bytes, sizes_under
+from feature_store.twins import Room, room_of, sizes_under
 
 # What a user calls it who is told to wait.
 _COMMANDS = {"remove": "vitrine rm", "repair": "vitrine repair"}
@@ -151,12 +151,12 @@ def without_writers(root: ObjectRoot, what: str) -> Iterator[None]:
         yield
 
 
-def bytes_freed(root: ObjectRoot, found: Sequence[Removable]) -> int:
-    """What removing all of these gives back: a file that has a name elsewhere too, as a grown feature set has, nothing.
+def room_taken(root: ObjectRoot, found: Sequence[Removable]) -> Room:
+    """What all of these take of the disk, and what removing them gives back; grown feature sets share files.
 
     To be asked before they are removed.
     """
-    return freed_bytes(root, sizes_under(root, [each.name for each in found]))
+    return room_of(root, sizes_under(root, [each.name for each in found]))
 
 
 def remove(root: ObjectRoot, removable: Removable) -> None:

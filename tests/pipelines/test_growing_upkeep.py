@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,11 @@ from feature_store.objects import ObjectRoot
 from feature_store.roots import open_root
 from feature_store.runs import RunHistory
 from feature_store.upkeep import (
-    bytes_freed,
     collect_garbage,
     find_removable,
     remove,
     repair_store,
+    room_taken,
     verify_store,
 )
 from pipelines.plan import ExtractionPlan
@@ -107,12 +108,13 @@ def test_a_removal_says_what_it_really_frees(nights: Nights) -> None:
         if place.stat().st_nlink > 1 and place.is_file()
     )
     assert shared > 0
-    assert bytes_freed(root, one) == one[0].n_bytes - shared
-    assert bytes_freed(root, both) == one[0].n_bytes + both[1].n_bytes - shared
+    in_both = one[0].n_bytes + both[1].n_bytes - shared
+    assert asdict(room_taken(root, one)) == {"n_bytes": one[0].n_bytes, "freed_bytes": one[0].n_bytes - shared}
+    assert asdict(room_taken(root, both)) == {"n_bytes": in_both, "freed_bytes": in_both}
     before = open_store(nights.store).features(second).read()
     remove(root, one[0])
     np.testing.assert_array_equal(open_store(nights.store).features().read(), before)
-    assert bytes_freed(root, find_removable(root, [second])) == both[1].n_bytes
+    assert room_taken(root, find_removable(root, [second])).freed_bytes == both[1].n_bytes
 
 
 def test_gc_superseded_leaves_the_newest_night_alone_and_is_dry_by_default(nights: Nights) -> None:

@@ -98,3 +98,32 @@ def test_relabelling_says_that_nothing_is_computed(vitrine: Run, grown: tuple[An
     again = vitrine(*grown)
     assert again.code == 0
     assert "done already, nothing to compute" in again.out
+
+
+def test_rm_and_gc_count_a_shared_file_once_and_name_what_stays_only_where_something_does(
+    vitrine: Run, tmp_path: Path
+) -> None:
+    images, store = tmp_path / "images", tmp_path / "store"
+    for number in range(16):
+        place = images / "ab"[number % 2] / f"{number:02d}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32), (number, 80, 200)).save(place)
+    options = ("--model", "null", "--image-size", "32", "--rows-per-shard", "8", "--batch-size", "4")
+    extract = ("extract", f"images:{images}", *options, "--store", store)
+    assert vitrine(*extract).code == 0
+    Image.new("RGB", (32, 32), (99, 80, 200)).save(images / "b" / "99.png")
+    assert vitrine(*extract).code == 0
+    places = [place for place in (store / "features").rglob("*") if place.is_file()]
+    on_disk = sum({place.stat().st_ino: place.stat().st_size for place in places}.values())
+    first, second = (each["name"] for each in vitrine("ls", store, "--json").json["feature_sets"])
+    both = vitrine("rm", store, first, second, "--json").json
+    assert both["n_bytes"] == both["freed_bytes"] == on_disk < sum(each["bytes"] for each in both["found"])
+    said = vitrine("rm", store, first, second).out
+    assert " in all\n" in said
+    assert "stays" not in said
+    assert "the rest is shared with what stays" in vitrine("rm", store, first).out
+    (store / "aside").mkdir()
+    (store / "features").rename(store / "aside" / "1")
+    aside = vitrine("gc", store, "--aside", "--json").json
+    assert aside["n_bytes"] == aside["freed_bytes"] >= on_disk
+    assert "stays" not in vitrine("gc", store, "--aside").out
