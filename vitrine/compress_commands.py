@@ -57,7 +57,7 @@ def compress(
     request = CompressionRequest(
         storage=storage or "float16",
         n_components=pca,
-        kinds=None if tokens is None else comma_separated(tokens),
+        kinds=None if tokens is None else comma_separated(tokens, "--tokens"),
         split=split,
     )
     source = open_features(store, features)

@@ -82,7 +82,9 @@ class ImportWords:
 def run_import(words: ImportWords, statement: ImportStatement, *, store: str, dry_run: bool, json: bool) -> int:
     """Read, check, store and report; returns the exit code."""
     options = DatasetOptions(
-        name=words.name, classes=comma_separated(words.classes) if words.classes else None, void=words.void
+        name=words.name,
+        classes=None if words.classes is None else comma_separated(words.classes, "--classes"),
+        void=words.void,
     )
     with bar(quiet=json) as told:
         vectors = open_vectors(words.source, words.options())

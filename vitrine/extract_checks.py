@@ -6,6 +6,7 @@ from feature_store.identity import COMPUTE_DTYPES
 from feature_store.nearest_name import did_you_mean
 from pipelines.backbones.catalogue import known
 from pipelines.backbones.model_names import unknown_model
+from pipelines.datasets import DatasetOptions
 from pipelines.plan import ExtractionSettings, PlanError, resolve_layers
 
 FITS = ("auto", "squash", "crop")
@@ -37,6 +38,22 @@ def refuse_early(
     entry = known(model)
     if entry is not None:
         resolve_layers(settings.layers, entry.depth)
+
+
+def refuse_idle(dataset: str, options: DatasetOptions) -> None:
+    """Refuse options that would do nothing, of which a user expects something.
+
+    Args:
+        dataset: as the user names it.
+        options: the user's.
+
+    Raises:
+        PlanError: --root for a dataset that has its own, or --tile-fit without tiles.
+    """
+    if options.root is not None and not dataset.startswith("manifest:"):
+        raise PlanError(f"--root {options.root} is for 'manifest:FILE' alone, and this is {dataset!r}; leave it out.")
+    if options.tile is None and options.tile_fit != "refuse":
+        raise PlanError(f"--tile-fit {options.tile_fit} says how --tile fits; give --tile too, or leave it out.")
 
 
 def check_fit(fit: str) -> None:

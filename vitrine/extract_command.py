@@ -163,7 +163,7 @@ def extract(
     """
     from pipelines.datasets import DatasetOptions, open_dataset
     from vitrine.exits import UsageError
-    from vitrine.extract_checks import refuse_early
+    from vitrine.extract_checks import refuse_early, refuse_idle
     from vitrine.interruption import saying_that_nothing_was_written
 
     if calibrate and not dry_run:
@@ -176,13 +176,14 @@ def extract(
         tile=tile,
         tile_fit=tile_fit,  # type: ignore[arg-type]  # checked by DatasetOptions
         content_key=content_key,  # type: ignore[arg-type]
-        classes=comma_separated(classes) if classes else None,
+        classes=None if classes is None else comma_separated(classes, "--classes"),
         void=tuple(void) if void else None,
         limit_per_split=limit_per_split,
         root=root,
         max_pixels=max_pixels,
         link_roots=tuple(path.expanduser() for path in follow_links or ()),
     )
+    refuse_idle(dataset, options)
     with saying_that_nothing_was_written():
         opened = open_dataset(dataset, options=options)
         # These load torch and timm: only now is there something for a model to do.
@@ -221,8 +222,8 @@ def _settings(layers: str, tokens: str | None, storage: str, batch_size: int | N
     from pipelines.plan import ExtractionSettings
 
     return ExtractionSettings(
-        layers=comma_separated(layers),
-        token_kinds=None if tokens is None else cast("tuple[TokenKind, ...]", comma_separated(tokens)),
+        layers=comma_separated(layers, "--layers"),
+        token_kinds=None if tokens is None else cast("tuple[TokenKind, ...]", comma_separated(tokens, "--tokens")),
         storage_dtype=storage,
         batch_size=batch_size,
         rows_per_shard=rows_per_shard,

@@ -4,6 +4,8 @@ from typing import Annotated
 
 import typer
 
+from vitrine.exits import UsageError
+
 Store = Annotated[
     str, typer.Argument(help="The store: a folder or a URL such as s3://bucket/store.", show_default=False)
 ]
@@ -64,6 +66,19 @@ Scored = Annotated[
 Seed = Annotated[int, typer.Option(min=0, help="Seed of the images held out.")]
 
 
-def comma_separated(text: str) -> tuple[str, ...]:
-    """The words between commas, without the space around them."""
-    return tuple(part.strip() for part in text.split(",") if part.strip())
+def comma_separated(text: str, option: str) -> tuple[str, ...]:
+    """The words between commas, without the space around them.
+
+    Args:
+        text: as the user wrote it.
+        option: what it was given to, for the error.
+
+    Raises:
+        UsageError: nothing stands before, between or after commas, where a word may have been lost.
+    """
+    words = tuple(part.strip() for part in text.split(","))
+    if not all(words):
+        raise UsageError(
+            f"{option} {text!r} has an empty part; write words with one comma between two, or leave it out."
+        )
+    return words

@@ -71,10 +71,8 @@ class RowsRequest:
             )
         if suffix == ".npy" and columns is not None:
             raise UsageError("--columns do not fit into .npy, which holds tokens alone; write .parquet.")
-        names = None if columns is None else comma_separated(columns)
+        names = None if columns is None else comma_separated(columns, "--columns")
         column_schema(names or ())
-        if names == ():
-            raise UsageError("--columns names none; separate names by commas.")
         kind: Any = tokens
         return cls(
             columns=names,

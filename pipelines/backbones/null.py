@@ -64,7 +64,8 @@ def resolve_null(
     """The null model as a request.
 
     Raises:
-        BackboneError: weights are given, another compute dtype than float32, or a size that patches do not divide.
+        BackboneError: weights or arguments are given, another compute dtype than float32, or a size that patches do
+            not divide.
     """
     if weights is not None:
         raise BackboneError(f"model 'null' takes no weights, and {weights} were given; leave --weights out.")
@@ -74,6 +75,8 @@ def resolve_null(
         raise BackboneError("model 'null' has no position embedding; leave --position-embedding out.")
     if options.get("network"):
         raise BackboneError("model 'null' has no file that holds networks; leave --network out.")
+    if options.get("arguments"):
+        raise BackboneError("model 'null' is the same map for everyone and takes no arguments; leave --arg out.")
     size = _IMAGE_SIZE if image_size is None else image_size
     if any(side < _PATCH_PX or side % _PATCH_PX for side in size):
         raise BackboneError(

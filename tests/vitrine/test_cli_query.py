@@ -148,7 +148,7 @@ def test_what_cannot_be_asked_is_one_line_and_code_2(vitrine: Run, store: Featur
         (("--where", "true; DROP TABLE manifest"), "cannot be asked"),
         (("--where", "uri IN (SELECT content FROM read_text('/etc/passwd'))"), "a query of its own"),
         (("--columns", "lable"), "there are no columns ['lable']"),
-        (("--columns", ","), "--columns names none"),
+        (("--columns", ","), "--columns ',' has an empty part"),
         (("--tokens", "cls"), "needs --output FILE.parquet or FILE.npy"),
         (("--tokens", "pixels", "-o", tmp_path / "a.npy"), "choose patches, cls, registers"),
         (("--patches", "1"), "say which with --tokens"),

@@ -137,3 +137,25 @@ def test_a_refused_compression_or_selection_leaves_nothing(
     before = files_of(tiny_store)
     assert vitrine(words[0], tiny_store, *words[1:]).code in {1, 2}
     assert files_of(tiny_store) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--root", "/"), "--root / is for 'manifest:FILE' alone"),
+        (("--tile-fit", "pad"), "--tile-fit pad says how --tile fits; give --tile too"),
+        (("--classes", ""), "--classes '' has an empty part"),
+        (("--classes", "a,,b"), "--classes 'a,,b' has an empty part"),
+        (("--layers", "1,"), "--layers '1,' has an empty part"),
+        (("--tokens", "cls, "), "--tokens 'cls, ' has an empty part"),
+        (("--arg", "a=b"), "takes no arguments; leave --arg out"),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(
+    vitrine: Run, tiny_images: Path, tmp_path: Path, options: tuple[str, ...], said: str
+) -> None:
+    words = ("extract", f"segmentation:{tiny_images}", "--model", "null", "--store", tmp_path / "fresh", "--dry-run")
+    refused = vitrine(*words, *options)
+    assert refused.code == 2
+    assert said in " ".join(refused.err.split())
+    assert len(refused.err.splitlines()) == 1
