@@ -9,7 +9,7 @@ The order is a function of the predecessor's manifest and of the dataset, and th
 feature set's name still means one content.
 """
 
-import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -18,13 +18,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Int64
 
-from feature_store import FeatureSet, StoredDataset, StoreError, read_manifest, suggest_rows_per_shard
+from feature_store import (
+    FeatureSet,
+    StoredDataset,
+    StoreError,
+    StoreNotFoundError,
+    read_manifest,
+    suggest_rows_per_shard,
+)
 from feature_store.arrays import row_bytes
+from feature_store.errors import CorruptError
 from feature_store.growth import Growth
 from feature_store.identity import FeatureSetSpec
 from feature_store.layout import slug
 from feature_store.manifest import MANIFEST_SCHEMA, REMOVED, VIEW_FIELDS, removed_rows, views_digest
-from feature_store.newest import newest_first
+from feature_store.newest import chain_position, newest_first
 from feature_store.objects import ObjectRoot
 from feature_store.runs import RunHistory
 from feature_store.store import FeatureStore
@@ -78,33 +86,39 @@ def fresh_spec(
 def grow_dataset(root: ObjectRoot, dataset: Dataset, fresh: FeatureSetSpec, settings: ExtractionSettings) -> Grown:
     """The dataset as it grew out of the newest feature set of the same dataset and recipe, if it did.
 
-    Reads one small record of each feature set of this dataset, and the manifest of one of them.
+    Reads one small record of each feature set of this dataset name, and one manifest of each chain until one fits.
 
     Args:
         root: the store.
         dataset: in uri order.
         fresh: the record of the feature set that the dataset would have in that order.
         settings: what the user chose: the order, and perhaps the rows of a shard.
+
+    Raises:
+        CorruptError: the manifest that decides the order cannot be read.
     """
     if settings.order == "uri":
         return Grown(dataset=dataset)
-    predecessor = _find_predecessor(root, dataset.spec.name, fresh, settings.rows_per_shard)
-    if predecessor is None or _is_fresh_state(predecessor.spec, fresh):
-        return Grown(dataset=dataset)
-    try:
-        old = read_manifest(root, predecessor.dataset, [field.name for field in VIEW_FIELDS])
-    except StoreError:
-        return Grown(dataset=dataset)  # without its manifest nobody knows which rows it has
-    places = _match(old, dataset.table)
+    for head in _heads(root, dataset.spec.name, fresh, settings.rows_per_shard):
+        if _is_fresh_state(head.spec, fresh):
+            break
+        old = _rows_of(head)
+        places = _match(old, dataset.table)
+        if 2 * int((places >= 0).sum()) < old.num_rows:
+            continue  # another folder or other tiles may have the same name, and tonight's may have grown before those
+        if _cut_too_small(head.spec, fresh):
+            break
+        return _grown_out_of(head, old, places, dataset, fresh)
+    return Grown(dataset=dataset)
+
+
+def _grown_out_of(head: FeatureSet, old: pa.Table, places: Numbers, dataset: Dataset, fresh: FeatureSetSpec) -> Grown:
     kept = int((places >= 0).sum())
-    if 2 * kept < old.num_rows or _cut_too_small(predecessor.spec, fresh):
-        return Grown(dataset=dataset)
-    table = _in_order(old, dataset.table, places)
     return Grown(
-        dataset=replace(dataset, table=table),
-        grown_from=_growth(predecessor.spec, fresh),
-        rows_per_shard=predecessor.spec.rows_per_shard,
-        predecessor=predecessor.name,
+        dataset=replace(dataset, table=_in_order(old, dataset.table, places)),
+        grown_from=_growth(head.spec, fresh),
+        rows_per_shard=head.spec.rows_per_shard,
+        predecessor=head.name,
         kept=kept,
         new=len(places) - kept,
         removed=old.num_rows - kept,
@@ -119,21 +133,42 @@ def with_growth(spec: FeatureSetSpec, grown: Grown) -> FeatureSetSpec:
     return replace(spec, identity=identity, rows_per_shard=grown.rows_per_shard)
 
 
-def _find_predecessor(
-    root: ObjectRoot, dataset: str, fresh: FeatureSetSpec, rows_per_shard: int | None
-) -> FeatureSet | None:
-    """The newest feature set that decides the order: a complete one, or one of this very content to go on with."""
+def _heads(root: ObjectRoot, dataset: str, fresh: FeatureSetSpec, rows_per_shard: int | None) -> Iterator[FeatureSet]:
+    """The newest feature set of each chain, newest first: a complete one, or one of this very content to go on with."""
     sets = {
         each.name: each
         for each in FeatureStore(root).readable(dataset=slug(dataset))[0]
         if _same_recipe(each.spec, fresh) and rows_per_shard in {None, each.spec.rows_per_shard}
     }
     specs = {name: each.spec for name, each in sets.items()}
+    chains: set[str] = set()
     for name in newest_first(specs, lambda: RunHistory(root).latest(list(specs))):
-        with contextlib.suppress(StoreError):
-            if _content(specs[name]) == _content(fresh) or sets[name].complete:
-                return sets[name]
-    return None
+        origin, _ = chain_position(specs[name].identity)
+        if origin not in chains and (_content(specs[name]) == _content(fresh) or _is_complete(sets[name])):
+            chains.add(origin)
+            yield sets[name]
+
+
+def _is_complete(features: FeatureSet) -> bool:
+    try:
+        return features.complete
+    except StoreError:
+        return False
+
+
+def _rows_of(head: FeatureSet) -> pa.Table:
+    """What a predecessor's manifest says of its views; without it nobody knows which rows it has.
+
+    A fresh dataset instead would give every row another number, and the user would not learn of it.
+    """
+    try:
+        return read_manifest(head.root, head.dataset, [field.name for field in VIEW_FIELDS])
+    except (CorruptError, StoreNotFoundError) as error:
+        raise CorruptError(
+            f"{head.name} decides the order of the rows, and its manifest cannot be read: {error} Restore it from a "
+            f"copy, or remove the feature set with `vitrine rm {head.name}`, so that the state before it decides. "
+            "`vitrine repair` moves aside what is damaged, and `--order uri` makes a fresh dataset."
+        ) from error
 
 
 def _same_recipe(theirs: FeatureSetSpec, ours: FeatureSetSpec) -> bool:
