@@ -12,7 +12,7 @@ from feature_store.datasets import read_manifest
 from feature_store.errors import StoreError
 from feature_store.layout import dataset_of
 from feature_store.manifest import removed_rows
-from feature_store.newest import newest_first
+from feature_store.newest import chain_position, newest_first
 from feature_store.reader import FeatureSet
 from feature_store.runs import RunHistory
 from feature_store.store import FeatureStore
@@ -43,9 +43,10 @@ class Superseded:
 
 
 def find_superseded(store: FeatureStore) -> Iterator[Superseded]:
-    """Every feature set of which a newer complete one, of the same dataset and recipe, has all arrays and rows.
+    """Every feature set of which a newer complete one, of the same chain and recipe, has all arrays and rows.
 
-    A row counts as held where the newer one keeps its place as that of a removed view: it went on purpose.
+    Another chain may be another dataset of the same name, whose labels nothing else holds (see `newest`). A row counts
+    as held where the newer one keeps its place as that of a removed view: it went on purpose.
     """
 
     def kind(features: FeatureSet) -> tuple[str, str, str]:
@@ -72,9 +73,11 @@ def _superseded_in(store: FeatureStore, sets: dict[str, FeatureSet]) -> Iterator
 
 
 def _held_by(older: FeatureSet, newer: FeatureSet) -> Superseded | None:
-    if not set(token_names(older.spec)) <= set(token_names(newer.spec)):
+    if not _of_one_chain(older, newer) or not set(token_names(older.spec)) <= set(token_names(newer.spec)):
         return None
     try:
+        if not set(older.dataset.spec.classes) <= set(newer.dataset.spec.classes):
+            return None  # its labels say what those of the newer one cannot
         theirs, ours = (read_manifest(each.root, each.dataset, _KEY_COLUMNS) for each in (newer, older))
     except StoreError:
         return None  # without their manifests nobody knows which rows they have
@@ -84,6 +87,13 @@ def _held_by(older: FeatureSet, newer: FeatureSet) -> Superseded | None:
     if not pc.all(pc.is_in(missing, value_set=gone), min_count=0).as_py():
         return None
     return Superseded(features=older, by=newer.name, n_removed=len(missing))
+
+
+def _of_one_chain(older: FeatureSet, newer: FeatureSet) -> bool:
+    """Whether the newer one is of a later state of the same dataset, or of the very same state."""
+    (old_origin, old_number), (origin, number) = (chain_position(each.spec.identity) for each in (older, newer))
+    same_state = older.spec.identity.views_digest == newer.spec.identity.views_digest
+    return origin == old_origin and (old_number < number or (old_number == number and same_state))
 
 
 def _keys(manifest: pa.Table) -> pa.Array:

@@ -47,9 +47,9 @@ class Nights:
         """Put one more of the pictures into the folder."""
         shutil.copy(self._pictures / ("even", "odd")[number % 2] / f"{number:03d}.png", self.images / uri)
 
-    def prepare(self, store: str | None = None) -> Prepared:
+    def prepare(self, store: str | None = None, order: str = "grown") -> Prepared:
         """Tonight's extraction, planned."""
-        settings = ExtractionSettings(rows_per_shard=8, batch_size=4)
+        settings = ExtractionSettings(rows_per_shard=8, batch_size=4, order=order)
         dataset = open_dataset(f"images:{self.images}")
         request = resolve_backbone("null", image_size=32)
         return prepare_extraction(dataset, request, settings, store=store or self.store)

@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from feature_store import CorruptError, open_store
+from feature_store.roots import open_root
+from feature_store.upkeep import collect_garbage
 from pipelines.run import Prepared
-from tests.pipelines.nights import Nights
+from tests.pipelines.nights import Nights, run
 
 
 @pytest.fixture
@@ -57,3 +59,18 @@ def test_a_damaged_manifest_of_the_predecessor_is_refused_with_the_ways_out(nigh
         nights.prepare()
     place.write_bytes(content)
     assert grown(nights.prepare()) == (second.name, 21, 1)
+
+
+@pytest.mark.parametrize("order", ["grown", "uri"])
+def test_gc_superseded_leaves_another_dataset_of_the_same_name_with_its_own_labels(
+    nights: Nights, others: Nights, order: str
+) -> None:
+    """A larger folder has all pictures of the others: in its own chain, or grown out of them with other classes."""
+    if order == "grown":
+        (others.images / "even").rename(others.images / "birds")
+    first = others.extract().feature_set
+    for place in others.images.rglob("*.png"):
+        shutil.copy(place, nights.images / "even")
+    second = run(nights.prepare(order=order)).feature_set
+    collect_garbage(open_root(nights.store), superseded=True, remove=True)
+    assert open_store(nights.store).names() == sorted([first, second])
