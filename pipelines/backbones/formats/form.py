@@ -1,5 +1,6 @@
 """What a published file is: its family and size, and the network of timm that runs it."""
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -212,7 +213,8 @@ def heads_undecided(width: int, depth: int) -> dict[str, tuple[str, ...]]:
 
 def square_grid(n_patches: int) -> tuple[int, int] | None:
     """(height, width) of a square grid of so many patches, or None where there is none."""
-    side = round(n_patches**0.5)
+    # A file without a position for any patch may lack the class token's as well.
+    side = math.isqrt(max(n_patches, 0))
     return (side, side) if side * side == n_patches and side else None
 
 

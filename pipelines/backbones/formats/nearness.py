@@ -1,10 +1,10 @@
 """How near a file is to a key format that it is not in, and which tensors keep it from being in it."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from pipelines.backbones.formats.form import KeyFormat, Published
+from pipelines.backbones.formats.form import KeyFormat, Published, square_grid
 
 _NUMBER = re.compile(r"(?<=[._])\d+(?=\.)")
 _EMBEDDING = "patch_embed.proj.weight"
@@ -19,6 +19,9 @@ _WIDTHS: dict[str, tuple[int | None, ...]] = {
     "blocks.0.mlp.fc2.bias": (1,),
     "norm.weight": (1,),
 }
+_POSITIONS, _CLASS_TOKEN, _REGISTERS = "pos_embed", "cls_token", "reg_token"
+# CLIP's positions are a matrix; all others stand in a batch of one.
+_WITHOUT_BATCH = "positional_embedding"
 _IMAGE_CHANNELS = 3
 _EMBEDDING_DIMENSIONS = 4
 
@@ -93,7 +96,23 @@ def _other_shapes(published: Published, key_format: KeyFormat) -> list[tuple[str
         fits = len(shape) == len(needed) and all(n in {"any", side} for n, side in zip(needed, shape, strict=True))
         if not fits:
             found.append((name, f"{name} ({by(shape)}, needed {by(needed)})"))
+    positions = renamed.get(_POSITIONS, "")
+    if positions in (*key_format.needs, *key_format.names):
+        found += _other_positions(published, key_format, positions, embedding[0])
     return found
+
+
+def _other_positions(published: Published, key_format: KeyFormat, name: str, width: int) -> Iterator[tuple[str, str]]:
+    """The position embedding, where it has not one row a patch of a square and one a class token."""
+    shape = published.shapes[name]
+    n_prefix = int(_CLASS_TOKEN in map(key_format.renamed, (*key_format.needs, *key_format.names)))
+    # Beside registers timm keeps the class token's position in the token itself.
+    prefixes = {0, n_prefix} if _REGISTERS in published.shapes else {n_prefix}
+    batch = () if name == _WITHOUT_BATCH else (1,)
+    rows = shape[len(batch)] if len(shape) == len((*batch, "rows", "width")) else 0
+    if shape != (*batch, rows, width) or not any(square_grid(rows - n) for n in prefixes):
+        needed = (*batch, "(1 + a square)" if n_prefix else "(a square)", width)
+        yield name, f"{name} ({by(shape)}, needed {by(needed)})"
 
 
 def by(shape: Sequence[object]) -> str:

@@ -58,3 +58,24 @@ def test_numbers_that_are_not_floating_are_refused_for_timms_names_too(tmp_path:
     request = resolve_backbone(tiny_model, weights=saved(tmp_path / "weights.pth", state))
     with pytest.raises(BackboneError, match=r"not floating: \['norm\.bias \(int32\)'\]"):
         load_backbone(request)
+
+
+@pytest.mark.parametrize(
+    ("shape", "told"),
+    [((1, 0, 128), "1 x 0 x 128"), ((1, 200, 128), "1 x 200 x 128"), ((197, 128), "197 x 128")],
+)
+def test_positions_that_fit_no_square_are_named_with_their_shape(
+    tmp_path: Path, shape: tuple[int, ...], told: str
+) -> None:
+    state = {**publish.plain(SIZE), "pos_embed": torch.zeros(shape)}
+    said = rf"pos_embed \(.*{told}, needed 1 x \(1 \+ a square\) x 128\)"
+    for name in ("weights.pth", "weights.safetensors"):
+        with pytest.raises(BackboneError, match=rf"nearest is 'dino'.* has other shapes in '{said}'"):
+            resolve_backbone("auto", weights=saved(tmp_path / name, state))
+
+
+def test_positions_that_do_not_fit_are_named_for_a_family_without_a_class_token_too(tmp_path: Path) -> None:
+    state = {**publish.plain(SIZE), "pos_embed": torch.zeros(1, 200, 128)}
+    del state["cls_token"]
+    with pytest.raises(BackboneError, match=r"nearest is 'ijepa'.*pos_embed \(1 x 200 x 128, needed 1 x \(a square\)"):
+        resolve_backbone("auto", weights=saved(tmp_path / "weights.pth", state))
