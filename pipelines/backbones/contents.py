@@ -31,6 +31,8 @@ _ATTENTION = re.compile(r"\.\d+\.(?:[^.]+\.)*[^.]*att(?:n|ention)")
 # Of several networks: running averages and teachers are what authors publish and evaluate, and timm takes the averages
 # first too. MoCo v3 evaluates `base_encoder`, not the slower `momentum_encoder`.
 _FIRST = ("ema", "teacher", "base_encoder")
+# As torch.optim.swa_utils, timm and others call what is a running average too.
+_AVERAGES = frozenset({"ema", "swa", "averaged", "average", "avg"})
 # I-JEPA's paper evaluates the target encoder, which is an average; BYOL's and its likes not their target.
 _TARGET_ENCODER = "target_encoder"
 _LAST = frozenset({"student", "momentum", "target", "predictor", "optimizer"})
@@ -196,12 +198,14 @@ def _best(candidates: Sequence[Network], *, several: bool) -> Network:
 
 def _rank(network: Network) -> int:
     """Smaller for what authors publish and evaluate."""
-    parts = network.name.split(".")
+    parts = network.name.lower().split(".")
     words = {*parts, *(word for part in parts for word in part.split("_"))}
     if _TARGET_ENCODER in parts:
         return _FIRST.index("teacher")
     if words & _LAST:
         return len(_FIRST) + len(_KEYS) + 1
+    if words & _AVERAGES:
+        return _FIRST.index("ema")
     known = [rank for rank, word in enumerate(_FIRST) if word in words]
     known += [len(_FIRST) + rank for rank, key in enumerate(_KEYS) if network.wrapper[:1] == (key,)]
     return min(known, default=len(_FIRST) + len(_KEYS))

@@ -136,6 +136,19 @@ def test_of_weights_and_their_average_the_average_is_taken_and_said_as_timm_does
         assert chosen.architecture["network"] == other
 
 
+@pytest.mark.parametrize("key", ["EMA", "swa_model", "averaged_model", "Model_EMA", "avg_model"])
+def test_a_running_average_is_taken_by_whichever_word_it_is_called(tmp_path: Path, key: str) -> None:
+    path = saved(tmp_path, {"model": vit(1).state_dict(), key: vit(2).state_dict()})
+    assert resolve_backbone("auto", weights=path).network == key
+    assert_runs_as(path, vit(2))
+
+
+@pytest.mark.parametrize("key", ["Student", "student_EMA", "Momentum"])
+def test_a_student_comes_last_by_whichever_case_it_is_written(tmp_path: Path, key: str) -> None:
+    path = saved(tmp_path, {"net": vit(1).state_dict(), key: vit(2).state_dict()})
+    assert resolve_backbone("auto", weights=path).network == "net"
+
+
 def test_a_file_of_one_network_has_the_identity_that_it_had(tmp_path: Path) -> None:
     backbone = load_backbone(resolve_backbone("auto", weights=saved(tmp_path, {"model": vit().state_dict()})))
     assert "network" not in backbone.architecture
