@@ -4,12 +4,14 @@ import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import timm
 import torch
 
 from pipelines.backbones.formats.form import VitForm
+from pipelines.backbones.normalisation import LEAST_MEAN, LEAST_STD, MOST
 from pipelines.backbones.weight_files import BackboneError
 
 ARGUMENT = "--arg"
@@ -157,9 +159,9 @@ def _value(name: str, text: str, kind: type) -> Any:
     """The value of a text.
 
     Raises:
-        BackboneError: it is none of the type.
+        BackboneError: it is none of the type, or none that an argument of this name can have.
     """
-    wanted, convert = _KINDS[kind]
+    wanted, convert = _NAMED.get(name, _KINDS[kind])
     try:
         value = convert(text)
     except (ValueError, KeyError) as error:
@@ -183,19 +185,38 @@ def _whole(text: str) -> int:
     return value
 
 
-def _three(text: str) -> tuple[float, ...]:
+def _epsilon(text: str) -> float:
+    # Networks run in float32, in which a smaller number is 0 and the norm of a constant token is none.
+    value = float(text)
+    if not torch.finfo(torch.float32).tiny <= value < 1:
+        raise ValueError(text)
+    return value
+
+
+def _three(text: str, *, least: float) -> tuple[float, ...]:
     values = tuple(float(part) for part in text.split(","))
-    if len(values) != _CHANNELS or not all(0 <= value < math.inf for value in values):
+    if len(values) != _CHANNELS or not all(least <= value <= MOST for value in values):
         raise ValueError(text)
     return values
+
+
+def _channels(least: float) -> tuple[str, Callable[[str], Any]]:
+    wanted = f"three numbers from {least:g} to {MOST:g} with commas between, such as 0.5,0.5,0.5"
+    return wanted, partial(_three, least=least)
 
 
 _KINDS: Mapping[type, tuple[str, Callable[[str], Any]]] = {
     bool: ("true or false", {"true": True, "false": False}.__getitem__),
     int: ("a whole number above 0", _whole),
     float: ("a number above 0", _positive),
-    tuple: ("three numbers with commas between, such as 0.5,0.5,0.5", _three),
+    tuple: _channels(LEAST_MEAN),
     str: ("a word", str),
+}
+# Arguments of which not every value of their type makes a network that can be run.
+_NAMED: Mapping[str, tuple[str, Callable[[str], Any]]] = {
+    "norm_eps": ("a number above 0 and below 1", _epsilon),
+    "mean": _channels(LEAST_MEAN),
+    "std": _channels(LEAST_STD),
 }
 
 

@@ -4,6 +4,11 @@ from pipelines.backbones.formats import evaluation
 from pipelines.backbones.formats.form import KeyFormat, Published, VitForm
 from pipelines.backbones.formats.plain import NAMES, NEEDS, has_head, plain_form
 
+_LEARNED = (
+    "I-JEPA: its positions are not I-JEPA's fixed waves; another ViT without a class token looks the same, which "
+    "timm's name with --model loads"
+)
+
 
 def _claims(published: Published) -> bool:
     return not published.has("cls_token") and not has_head(published)
@@ -19,6 +24,7 @@ def _read(published: Published) -> VitForm | None:
         positions="transformers",
         class_token=False,
         evaluation=evaluation.IJEPA,
+        assumed=() if published.sincos else (_LEARNED,),
     )
 
 

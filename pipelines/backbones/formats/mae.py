@@ -12,6 +12,7 @@ _DECODER = "decoder_"
 _SCALE_MAE = ("fpn.", "fcn", "mask_token_decoder", "pos_emb_projection.")
 
 _SCALE_MAE_SIZE = (1024, 16)
+_LEARNED = "MAE: its positions are not MAE's fixed waves; a DINO encoder looks the same, and --model dino loads it so"
 
 
 def claims(published: Published) -> bool:
@@ -40,6 +41,8 @@ def read(published: Published) -> VitForm | None:
         form = replace(
             form, undecided=heads_undecided(form.width, form.depth), options={**form.options, **pooling(published)}
         )
+    if form is not None and not (published.sincos or has_head(published) or form.decoder or pooling(published)):
+        form = replace(form, assumed=(*form.assumed, _LEARNED))
     if form is not None and form.decoder is None and (form.width, form.patch) == _SCALE_MAE_SIZE:
         note = "MAE, not Scale-MAE, whose encoder alone looks the same: name it with --model scale-mae-l16"
         return replace(form, assumed=(*form.assumed, note))

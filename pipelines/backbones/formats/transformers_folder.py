@@ -22,7 +22,16 @@ from pipelines.backbones.formats.form import (
     size_name,
     whole,
 )
-from pipelines.backbones.normalisation import CLIP_MEAN, CLIP_STD, HALF, IMAGENET_MEAN, IMAGENET_STD
+from pipelines.backbones.normalisation import (
+    CLIP_MEAN,
+    CLIP_STD,
+    HALF,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    LEAST_MEAN,
+    LEAST_STD,
+    MOST,
+)
 
 PREFIX = "hf-"
 _ACTIVATIONS = {"gelu": None, "quick_gelu": "quick_gelu", "gelu_pytorch_tanh": "gelu_tanh"}
@@ -354,9 +363,10 @@ def _mlp_width(blocks: Published) -> int:
 def _preprocessing(said: Mapping[str, Any], kind: _Kind) -> dict[str, Any]:
     """What preprocessor_config.json says, and the family's own where it says nothing."""
     _require_unit_range(said)
-    mean, std = _three(said.get("image_mean"), kind.mean), _three(said.get("image_std"), kind.std)
-    if said.get("do_normalize") is False:
-        mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    if said.get("do_normalize") is not False:
+        mean = _three(said, "image_mean", kind.mean, least=LEAST_MEAN)
+        std = _three(said, "image_std", kind.std, least=LEAST_STD)
     return {
         "mean": mean,
         "std": std,
@@ -415,10 +425,20 @@ def _evaluation(said: Mapping[str, Any]) -> Evaluation:
     )
 
 
-def _three(said: object, otherwise: tuple[float, float, float]) -> tuple[float, float, float]:
-    if isinstance(said, list) and len(said) == len(otherwise) and all(isinstance(n, int | float) for n in said):
-        return float(said[0]), float(said[1]), float(said[2])
-    return otherwise
+def _three(
+    said: Mapping[str, Any], name: str, otherwise: tuple[float, float, float], *, least: float
+) -> tuple[float, float, float]:
+    values = said.get(name)
+    if not isinstance(values, list) or len(values) != len(otherwise):
+        return otherwise
+    if not all(isinstance(number, int | float) for number in values):
+        return otherwise
+    if not all(least <= number <= MOST for number in values):
+        raise UnsupportedFormError(
+            f"preprocessor_config.json says {name} {_shown(values)}; three numbers from {least:g} to {MOST:g} are "
+            "needed"
+        )
+    return float(values[0]), float(values[1]), float(values[2])
 
 
 def _finish(state: State, form: VitForm) -> State:

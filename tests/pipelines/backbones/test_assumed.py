@@ -12,6 +12,9 @@ from timm.models.vision_transformer import VisionTransformer
 
 from pipelines.backbones import BackboneError, describe_backbone, load_backbone, resolve_backbone
 from pipelines.backbones.inspection import inspect_checkpoint
+from pipelines.backbones.stated import timm_arguments
+from tests.pipelines.backbones import published_files as publish
+from tests.pipelines.backbones.published_files import Size
 from tests.pipelines.backbones.test_networks_in_files import SIDE, assert_runs_as, saved, under, vit
 
 State = dict[str, torch.Tensor]
@@ -124,12 +127,25 @@ def test_openais_own_files_say_their_activation(tmp_path: Path) -> None:
         ("act_layer=eval", "choose one of gelu, gelu_tanh, quick_gelu"),
         ("mean=0.5", "mean must be three numbers"),
         ("norm_eps=nan", "norm_eps must be a number above 0"),
+        ("norm_eps=1e300", "norm_eps must be a number above 0 and below 1"),
+        ("norm_eps=1e-300", "norm_eps must be a number above 0 and below 1"),
+        ("mean=1e300,0,0", "mean must be three numbers from 0 to 1000"),
+        ("mean=-1,0,0", "mean must be three numbers from 0 to 1000"),
+        ("std=0,0,0", "std must be three numbers from 0.001 to 1000"),
+        ("std=1e-45,1,1", "std must be three numbers from 0.001 to 1000"),
+        ("std=nan,1,1", "std must be three numbers from 0.001 to 1000"),
     ],
 )
 def test_what_is_stated_is_checked_against_what_there_is(tmp_path: Path, argument: str, said: str) -> None:
     path = saved(tmp_path, vit().state_dict())
     with pytest.raises(BackboneError, match=f"--arg .*{said}"):
         resolve_backbone("auto", weights=path, arguments=(argument,))
+
+
+@pytest.mark.parametrize("argument", ["std=0,0,0", "mean=1e300,0,0", "norm_eps=1e300"])
+def test_what_is_stated_of_timms_names_has_the_same_bounds(argument: str) -> None:
+    with pytest.raises(BackboneError, match=f"--arg {argument}: .* must be "):
+        timm_arguments("vit_tiny_patch16_224", (argument,))
 
 
 def test_what_is_stated_as_it_was_assumed_is_the_same_network(tmp_path: Path) -> None:
@@ -145,3 +161,18 @@ def test_what_is_stated_as_it_was_assumed_is_the_same_network(tmp_path: Path) ->
     same, other = (load_backbone(resolve_backbone("auto", weights=path, arguments=a)) for a in (stated, ()))
     assert same.architecture == other.architecture
     assert same.preprocessing == other.preprocessing
+
+
+def test_positions_that_are_not_the_familys_waves_are_said(tmp_path: Path) -> None:
+    def notes(content: Any) -> list[str]:
+        form = inspect_checkpoint(saved(tmp_path, content)).form
+        return [form.family, *(note.split(";")[0] for note in form.assumed)]
+
+    size = Size(depth=2)
+    state = publish.plain(size)
+    assert notes({"model": state}) == ["mae", "MAE: its positions are not MAE's fixed waves"]
+    assert notes(publish.mae(size)) == ["mae"]
+    without = {name: tensor for name, tensor in state.items() if name != "cls_token"}
+    learned, fixed = ({**without, "pos_embed": p[:, 1:]} for p in (state["pos_embed"], publish.waves(size)))
+    assert notes(learned) == ["ijepa", "I-JEPA: its positions are not I-JEPA's fixed waves"]
+    assert notes(fixed) == ["ijepa"]

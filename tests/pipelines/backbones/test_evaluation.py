@@ -234,6 +234,8 @@ def test_a_folder_that_does_not_normalise_gets_values_of_0_to_1(tmp_path: Path) 
         ('{"do_rescale": false}', "says do_rescale false, and every image is brought to values of 0 to 1 here"),
         ('{"rescale_factor": 1}', "says rescale_factor 1, and every image is divided by 255 here"),
         ('{"rescale_factor": "1"}', "says rescale_factor '1'"),
+        ('{"image_std": [0, 0, 0]}', r"says image_std \[0, 0, 0\]; three numbers from 0.001 to 1000 are needed"),
+        ('{"image_mean": [1e300, 0, 0]}', "says image_mean .*; three numbers from 0 to 1000 are needed"),
     ],
 )
 def test_a_folder_of_another_range_of_values_is_refused(tmp_path: Path, said: str, rule: str) -> None:
