@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Int64
 
+from evaluators.errors import AskedError
 from evaluators.feature_map import FeatureMap
 from evaluators.neighbors import check_bank_rows, majority_vote, search
 from evaluators.parameters import Backend, KnnParameters
@@ -60,6 +61,9 @@ def evaluate_knn_for(
     """
     features.require_complete()
     probe = ProbeInput(features, parameters.subject, selection)
+    n_bank = len(probe.train_rows) * probe.tokens_per_row
+    if max(ks) > n_bank:
+        raise AskedError(f"--k {max(ks)}: the bank has {n_bank} tokens; give {n_bank} at most.")
     scorers = [Scorer(probe) for _ in ks]
     for rows, predictions in _predictions(probe, ks, parameters, probe.test_rows, backend):
         for scorer, predicted in zip(scorers, predictions, strict=True):

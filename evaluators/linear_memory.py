@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
+from evaluators.errors import AskedError
 from evaluators.linear import PIECE_ROWS
 from evaluators.lockstep import PAIRS_KEPT
 from evaluators.parameters import LinearParameters
 from evaluators.probe_input import ProbeInput
 from evaluators.softmax_loss import piece_rows
-from feature_store import StoreError
 
 _LARGEST_BLOCK, _SMALLEST_BLOCK = 32 << 20, 16 << 10
 # A block is read, its columns are chosen and it is made float32, which takes twice the room, and once more beside it.
@@ -45,24 +48,34 @@ def plan_memory(probe: ProbeInput, parameters: LinearParameters) -> MemoryPlan:
     """Decide what `parameters.memory_bytes` allow.
 
     Raises:
-        StoreError: the fit alone, without a single training token, takes more.
+        AskedError: the fit alone, without a single training token, takes more.
     """
     budget = parameters.memory_bytes
     per_token = probe.n_features * _FEATURE_BYTES + _LABEL_BYTES
     n_tokens = len(probe.train_rows) * probe.tokens_per_row
     block = min(_LARGEST_BLOCK, max(_SMALLEST_BLOCK, budget // (4 * _BLOCKS_AT_ONCE)))
-    fixed = _fit_bytes(probe, parameters) + _BLOCKS_AT_ONCE * min(block, n_tokens * per_token)
     may_sample = probe.on == "patches" and not parameters.all_rows
-    fixed += working_bytes(probe.n_features)
-    least = fixed + (0 if may_sample else n_tokens * _LABEL_BYTES)
+    labels = 0 if may_sample else n_tokens * _LABEL_BYTES
+    without_blocks = _fit_bytes(probe, parameters) + working_bytes(probe.n_features)
+    fixed = without_blocks + _BLOCKS_AT_ONCE * min(block, n_tokens * per_token)
+    wanted = labels
+    if may_sample and fixed + n_tokens * per_token > budget:
+        # A sample holds two images at least.
+        rows_of_two = 2 * int(np.bincount(probe.images_of(probe.train_rows)).max())
+        wanted = rows_of_two * probe.tokens_per_row * per_token
+    if fixed + wanted > budget:
+        # The usual block is a share of what is given: with a little more memory it would only be larger.
+        block = _SMALLEST_BLOCK
+        fixed = without_blocks + _BLOCKS_AT_ONCE * min(block, n_tokens * per_token)
+    least = fixed + labels
     room = (budget - least) // per_token
     if n_tokens <= room:
         how: Literal["in memory", "sample", "streamed"] = "in memory"
-    elif least > budget:
-        raise StoreError(
+    elif fixed + wanted > budget:
+        raise AskedError(
             f"--memory {budget / 1e9:g} GB: fitting {len(parameters.l2s)} strengths of {probe.n_classes + 1} classes "
-            f"by {probe.n_features} features takes {least / 1e9:.3g} GB before the first training token; give more, or "
-            "fewer strengths with --l2."
+            f"by {probe.n_features} features takes {math.ceil((fixed + wanted) / 1e5) / 1e4:.4f} GB with the fewest "
+            "training tokens; give as much, or fewer strengths with --l2."
         )
     else:
         how = "sample" if may_sample else "streamed"

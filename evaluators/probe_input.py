@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow.compute as pc
 from jaxtyping import Float, Int64, Integer, UInt
 
+from evaluators.errors import AskedError
 from evaluators.feature_map import FeatureMap, standardising
 from evaluators.held_out import groups_of, hold_out_images
 from evaluators.moments import Moments, stream_moments
@@ -162,20 +163,27 @@ class ProbeInput:
     def _split(self, subject: Subject) -> tuple[Any, Any, str, str]:
         usable = self.features.valid & self._has_label()
         there = [name for name in self.features.splits if name and (self.features.in_split(name) & usable).any()]
+        # A default that the dataset lacks is nothing that a user typed.
+        for typed in (subject.train_split if subject.train_split != DEFAULT_TRAIN_SPLIT else None, subject.test_split):
+            if typed is not None:
+                self._require_split(typed, there, subject)
         train = np.flatnonzero(self.features.in_split(subject.train_split) & usable)
         name = subject.train_split
         if subject.hold_out is not None and not there and name == DEFAULT_TRAIN_SPLIT:
             train, name = np.flatnonzero(usable), "all rows"
         if not train.size:
-            # A default that the dataset lacks is nothing that a user typed.
-            self._require_split(subject.train_split, there, typed=name != DEFAULT_TRAIN_SPLIT)
             raise StoreError(self._no_training_rows(subject, there))
         if subject.hold_out is not None:
             kept, held = self.hold_out(train, share=subject.hold_out, seed=subject.seed)
             note = f"{subject.hold_out:g} of the images of {name}, seed {subject.seed}"
             return train[kept], train[held], f"{name} without the held out", f"held out: {note}"
         wanted = [subject.test_split] if subject.test_split else list(_TEST_SPLITS)
-        self._require_split(wanted[0], there, typed=subject.test_split is not None)
+        if subject.test_split == subject.train_split:
+            others = ", ".join(name for name in there if name != subject.train_split) or "none"
+            raise AskedError(
+                f"--test-split {subject.test_split!r} is the split to train on as well; name another one (there: "
+                f"{others}), or test on held-out images with --hold-out 0.2."
+            )
         for name in wanted:
             test = np.flatnonzero(self.features.in_split(name) & usable)
             if test.size and name != subject.train_split:
@@ -186,9 +194,15 @@ class ProbeInput:
             "held-out images with --hold-out 0.2."
         )
 
-    def _require_split(self, name: str, there: list[str], *, typed: bool) -> None:
+    def _require_split(self, name: str, there: list[str], subject: Subject) -> None:
         """Refuse a split that was named and that no row has."""
-        if typed and there and name not in self.features.splits:
+        if not self.features.splits:
+            way_out = f"and {_HOLD_OUT}" if subject.hold_out is None else "and --hold-out draws from all rows."
+            raise UnknownNameError(
+                f"split {name!r} is not in {self.features.name}, whose dataset {self.features.dataset.spec.name!r} has "
+                f"no splits; leave it out, {way_out}"
+            )
+        if there and name not in self.features.splits:
             raise UnknownNameError(
                 f"split {name!r} is not in {self.features.name}{did_you_mean(name, there)}; splits there: "
                 f"{', '.join(there)}."

@@ -58,6 +58,12 @@ def _selection(
     features: FeatureSet, dropped: Sequence[int], *, name: str, layer: int, kind: str, made_by: Mapping[str, object]
 ) -> Selection:
     width = features.spec.n_features
+    kinds = features.spec.identity.token_kinds
+    if kind not in kinds:
+        raise SelectionError(
+            f"{features.name} has no {kind!r} tokens to make a selection for, only {', '.join(kinds)}; name one of "
+            "these with --tokens."
+        )
     return Selection(
         name=name,
         features=dropping(list(dropped), width),

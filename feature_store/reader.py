@@ -209,9 +209,13 @@ class FeatureSet(RowQueries):
         number = layers[-1] if layer == "last" else int(layer) if str(layer).isdecimal() else None
         if number not in layers:
             there = f"it has {', '.join(map(str, layers))}"
-            if not str(layer).isdecimal():
+            if not str(layer).removeprefix("-").isdecimal():
                 question = did_you_mean(str(layer), ["last"])
                 raise UnknownNameError(f"layer {layer!r} is not in {self.name}{question}; {there}.")
+            depth = self.spec.identity.architecture.get("depth")
+            if int(layer) < 1 or (isinstance(depth, int) and int(layer) > depth):
+                blocks = "" if depth is None else f" to {depth}, the blocks of the model"
+                raise UnknownNameError(f"layer {layer!r} is not in {self.name}; {there}. Layers count from 1{blocks}.")
             raise UnknownNameError(
                 f"layer {layer!r} is not in {self.name}; {there}. "
                 f"`vitrine extract --layers {layer}` adds a feature set with it."

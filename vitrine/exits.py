@@ -13,6 +13,7 @@ INTERRUPTED = 130
 _REMOVED = "removed"
 # By name, so that telling them apart imports nothing: what a user asked for cannot be, whatever the store holds.
 _USAGE_ERRORS = {
+    "AskedError",
     "BackboneError",
     "BadParameter",
     "DecoderError",

@@ -261,7 +261,9 @@ def make_selection(
 def _listed(path: Path | None) -> list[int]:
     """Feature numbers from a file, separated by white space or commas."""
     try:
-        words = Path(str(path)).read_text().replace(",", " ").split()
-        return [int(word) for word in words]
+        numbers = [int(word) for word in Path(str(path)).read_text().replace(",", " ").split()]
     except (OSError, ValueError) as error:
         raise SelectionError(f"--drop {path}: {error}; give a file of feature numbers, one a line.") from error
+    if not numbers:
+        raise SelectionError(f"--drop {path}: it lists no feature; give a file of feature numbers, one a line.")
+    return numbers

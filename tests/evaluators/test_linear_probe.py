@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,7 +12,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from evaluators import LinearParameters, Subject, evaluate_linear, linear_memory
+from evaluators.errors import AskedError
 from evaluators.held_out import hold_out_images
+from evaluators.linear_memory import plan_memory
 from evaluators.probe_input import ProbeInput
 from feature_store import StoreError
 
@@ -193,6 +196,18 @@ def test_a_choice_of_strength_that_max_passes_cuts_short_is_refused(beyond_memor
 def test_less_memory_than_any_fit_takes_is_refused_and_says_how_much_it_takes(beyond_memory: Synthetic) -> None:
     with pytest.raises(StoreError, match=r"--memory 0.0001 GB: .* takes 0.0\d+ GB"):
         evaluate_linear(beyond_memory.features, LinearParameters(memory_bytes=100_000, all_rows=True))
+
+
+@pytest.mark.parametrize("all_rows", [True, False])
+def test_the_memory_that_a_refusal_names_is_enough(beyond_memory: Synthetic, all_rows: bool) -> None:
+    little = LinearParameters(l2s=(1.0,), memory_bytes=100_000, all_rows=all_rows)
+    probe = ProbeInput(beyond_memory.features, Subject())
+    with pytest.raises(AskedError) as refused:
+        plan_memory(probe, little)
+    (named,) = re.findall(r"takes ([\d.]+) GB", str(refused.value))
+    plan = plan_memory(probe, replace(little, memory_bytes=round(float(named) * 1e9)))
+    assert plan.how == ("streamed" if all_rows else "sample")
+    assert all_rows or plan.room_tokens >= 2 * probe.tokens_per_row
 
 
 def test_linear_repeats_to_the_last_bit(segmented: Synthetic) -> None:

@@ -6,7 +6,7 @@ import pytest
 from evaluators.held_out import groups_of, hold_out_images
 from evaluators.probe_input import ProbeInput
 from evaluators.subject import On, Subject, resolve_subject
-from feature_store import StoreError
+from feature_store import StoreError, UnknownNameError
 
 from .conftest import Synthetic
 
@@ -78,8 +78,10 @@ def test_hold_out_needs_no_splits_and_the_refusal_proposes_it(synthetic: Callabl
 
 def test_a_split_that_is_named_is_not_taken_for_all_rows(synthetic: Callable[..., Synthetic]) -> None:
     data = synthetic(n_rows=12, splits=[None] * 12)
-    with pytest.raises(StoreError, match="has no splits"):
+    with pytest.raises(UnknownNameError, match=r"split 'trian' .* has no splits; leave it out, and --hold-out draws"):
         ProbeInput(data.features, Subject(train_split="trian", hold_out=0.25))
+    with pytest.raises(UnknownNameError, match=r"split 'tst' .* has no splits; leave it out, and test on images held"):
+        ProbeInput(data.features, Subject(test_split="tst"))
 
 
 def test_of_every_class_the_same_share_of_images_is_held_out(synthetic: Callable[..., Synthetic]) -> None:
