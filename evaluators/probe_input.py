@@ -144,12 +144,23 @@ class ProbeInput:
 
         Images that stand in two places stay together. Whole images are held out class by class.
         """
+        groups = self._groups(rows)
+        strata = None if self.on == "patches" else self._image_labels[rows]
+        return hold_out_images(groups, share=share, seed=seed, strata=strata)
+
+    def _held_in_words(self, rows: Int64[np.ndarray, " rows"], held: Int64[np.ndarray, " held"]) -> str:
+        """How much was really held out: sequences, or images that share content, may be of very uneven length."""
+        groups = self._groups(rows)
+        n_groups, n_images = len(np.unique(groups)), len(np.unique(self.images_of(rows)))
+        unit = "images" if n_groups == n_images else "groups of images of one sequence or content"
+        return f"{len(np.unique(groups[held]))} of {n_groups} {unit}, {len(held)} of {len(rows)} rows"
+
+    def _groups(self, rows: Int64[np.ndarray, " rows"]) -> Int64[np.ndarray, " rows"]:
+        """Of each row the number of the images that it stays together with."""
         columns = self.features.columns(["sequence", "uri"])
         in_sequence = pc.fill_null(pc.not_equal(columns["sequence"], ""), False)
         names = numbered_texts(pc.if_else(in_sequence, columns["sequence"], columns["uri"]))
-        groups = groups_of(names[rows], self.images_of(rows))
-        strata = None if self.on == "patches" else self._image_labels[rows]
-        return hold_out_images(groups, share=share, seed=seed, strata=strata)
+        return groups_of(names[rows], self.images_of(rows))
 
     @cached_property
     def _images(self) -> Int64[np.ndarray, " rows"]:
@@ -175,8 +186,8 @@ class ProbeInput:
             raise StoreError(self._no_training_rows(subject, there))
         if subject.hold_out is not None:
             kept, held = self.hold_out(train, share=subject.hold_out, seed=subject.seed)
-            note = f"{subject.hold_out:g} of the images of {name}, seed {subject.seed}"
-            return train[kept], train[held], f"{name} without the held out", f"held out: {note}"
+            note = f"{self._held_in_words(train, held)}, seed {subject.seed}"
+            return train[kept], train[held], f"{name} without the held out", f"held out of {name}: {note}"
         wanted = [subject.test_split] if subject.test_split else list(_TEST_SPLITS)
         if subject.test_split == subject.train_split:
             others = ", ".join(name for name in there if name != subject.train_split) or "none"

@@ -73,7 +73,16 @@ def test_hold_out_needs_no_splits_and_the_refusal_proposes_it(synthetic: Callabl
         ProbeInput(data.features, Subject())
     probe = ProbeInput(data.features, Subject(hold_out=0.25))
     assert sorted([*probe.train_rows, *probe.test_rows]) == [row for row in range(12) if row != 3]
-    assert (len(probe.test_rows), probe.test_name) == (3, "held out: 0.25 of the images of all rows, seed 0")
+    assert (len(probe.test_rows), probe.test_name) == (3, "held out of all rows: 3 of 11 images, 3 of 11 rows, seed 0")
+
+
+def test_the_note_of_rows_held_out_says_how_many_they_are(synthetic: Callable[..., Synthetic]) -> None:
+    # One image stands in 30 of 40 rows, so that a quarter of the images is far from a quarter of the rows.
+    data = synthetic(n_rows=40, splits=[None] * 40, same_image=dict.fromkeys(range(1, 30), 0))
+    probe = ProbeInput(data.features, Subject(on="patches", hold_out=0.25, seed=1))
+    n_images = len(np.unique(probe.images_of(probe.test_rows)))
+    said = f"held out of all rows: {n_images} of 11 images, {len(probe.test_rows)} of 40 rows, seed 1"
+    assert (n_images, probe.test_name) == (3, said)
 
 
 def test_a_split_that_is_named_is_not_taken_for_all_rows(synthetic: Callable[..., Synthetic]) -> None:

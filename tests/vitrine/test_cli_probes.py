@@ -218,7 +218,7 @@ def test_class_folders_without_splits_are_evaluated_on_images_held_out(
     assert "--hold-out 0.25" in " ".join(refused.err.split())
     answer = vitrine(command, photos_store, "--hold-out", 0.25, "--seed", 1, "--json").json
     assert (answer["n_train"], answer["n_test"]) == (9, 3)
-    assert answer["test_split"] == "held out: 0.25 of the images of all rows, seed 1"
+    assert answer["test_split"] == "held out of all rows: 3 of 12 images, 3 of 12 rows, seed 1"
 
 
 def test_a_selection_of_other_tokens_is_refused_and_any_layer_is_told(
