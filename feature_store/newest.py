@@ -5,7 +5,7 @@ the times of runs decide; a feature set that no run tells of (a copy from anothe
 does.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from feature_store.identity import FeatureSetSpec, Identity
 from feature_store.layout import dataset_of
@@ -43,8 +43,23 @@ def newest_first(specs: Mapping[str, FeatureSetSpec], run_times: RunTimes) -> li
     return sorted(positions, key=age, reverse=True)
 
 
+def heads_of_chains(ordered: Sequence[str], specs: Mapping[str, FeatureSetSpec]) -> list[str]:
+    """The first name of each chain.
+
+    Args:
+        ordered: the names, as `newest_first` gives them.
+        specs: the record of each feature set, by its name.
+    """
+    heads: dict[str, str] = {}
+    for name in ordered:
+        heads.setdefault(chain_position(specs[name].identity)[0], name)
+    return list(heads.values())
+
+
 def differ_by_age_alone(specs: Mapping[str, FeatureSetSpec]) -> bool:
-    """Whether these are states of one dataset at different times, all made by one recipe with the same arrays.
+    """Whether these are states of one dataset name at different times, all made by one recipe with the same arrays.
+
+    Whether two chains are of one dataset is said by the views of their heads, which a record does not have.
 
     Args:
         specs: the record of each feature set, by its name.

@@ -2,10 +2,14 @@
 
 import re
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from feature_store import layout
+from feature_store.datasets import read_manifest
 from feature_store.errors import CorruptError, StoreError, StoreNotFoundError, UnknownNameError
 from feature_store.nearest_name import did_you_mean
-from feature_store.newest import differ_by_age_alone, newest_first
+from feature_store.newest import differ_by_age_alone, heads_of_chains, newest_first
 from feature_store.objects import ObjectRoot
 from feature_store.reader import FeatureSet
 from feature_store.roots import open_root
@@ -113,7 +117,8 @@ class FeatureStore:
     ) -> tuple[str, tuple[str, ...]]:
         """The feature set that a name means.
 
-        Several may fit that differ by age alone: one dataset, recipe and arrays at different times. Of these the newest
+        Several may fit that differ by age alone: one dataset, recipe and arrays at different times. States of one chain
+        are of one dataset; chains are where the newest of each has a view of the newest of all. Of these the newest
         complete one is meant (see `newest`), or the newest where none is complete.
 
         Args:
@@ -144,7 +149,7 @@ class FeatureStore:
         if len(fitting) == 1:
             return fitting[0], ()
         if newest or which == LATEST:
-            chosen = self._newest(fitting)
+            chosen = self._newest(fitting, way_out)
             if chosen is not None:
                 return chosen
         raise UnknownNameError(f"{len(fitting)} feature sets fit; {way_out}: {', '.join(self._by_age(fitting))}.")
@@ -160,8 +165,12 @@ class FeatureStore:
         question = did_you_mean(name, [*names, *short])
         return UnknownNameError(f"no feature set fits {name!r}{question} in {self.url} {there}")
 
-    def _newest(self, names: list[str]) -> tuple[str, tuple[str, ...]] | None:
-        """The newest of several that is complete, and the others; None where they differ in more than their age."""
+    def _newest(self, names: list[str], way_out: str) -> tuple[str, tuple[str, ...]] | None:
+        """The newest of several that is complete, and the others; None where they differ in more than their age.
+
+        Raises:
+            UnknownNameError: they are of chains that have no view in common, so of several datasets.
+        """
         try:
             read = self.root.side_by_side(lambda name: read_spec(self.root, f"{layout.FEATURES}/{name}"), names)
         except StoreError:
@@ -170,9 +179,28 @@ class FeatureStore:
         if not differ_by_age_alone(specs):
             return None
         ordered = newest_first(specs, lambda: RunHistory(self.root).latest(names))
+        heads = heads_of_chains(ordered, specs)
+        if not self._share_views(heads):
+            raise UnknownNameError(
+                f"{len(heads)} datasets of one name fit, which have no view in common; {way_out}: {', '.join(heads)}."
+            )
         complete = (name for name in ordered if FeatureSet(self.root, name).complete)
         chosen = next(complete, ordered[0])
         return chosen, tuple(name for name in ordered if name != chosen)
+
+    def _share_views(self, heads: list[str]) -> bool:
+        """Whether each of these has a view of the first; one of which nobody can say it has none."""
+        if len(heads) == 1:
+            return True  # without a look at its manifest
+        first, *others = (self._view_ids(name) for name in heads)
+        return all(pc.any(pc.is_in(ids, value_set=first), min_count=0).as_py() for ids in others)
+
+    def _view_ids(self, name: str) -> pa.Array:
+        try:
+            manifest = read_manifest(self.root, FeatureSet(self.root, name).dataset, ["view_id"])
+        except StoreError:
+            return pa.array([], pa.string())
+        return manifest["view_id"].combine_chunks()
 
     def _by_age(self, names: list[str]) -> list[str]:
         """The names, newest first and marked; those of which no run tells come last."""

@@ -4,16 +4,27 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
-from feature_store import FeatureSetSpec, StoreError, UnknownNameError, create_feature_set, create_store, open_store
+from feature_store import (
+    DatasetSpec,
+    FeatureSetSpec,
+    StoreError,
+    UnknownNameError,
+    create_feature_set,
+    create_store,
+    open_store,
+    register_dataset,
+)
 from feature_store.growth import Growth
 from feature_store.newest import newest_first
 from feature_store.objects import ObjectRoot
 from feature_store.records import write_record
 from feature_store.runs import id_for_run
+from feature_store.writer import read_spec
 
-from .samples import make_spec, write_missing
+from .samples import CLASSES, make_spec, make_table, write_missing
 
 
 def views(night: int) -> str:
@@ -108,14 +119,43 @@ def test_two_datasets_of_one_model_are_refused(root: ObjectRoot) -> None:
         open_store(root.url).features("vit_tiny")
 
 
+def add_dataset(root: ObjectRoot, rows: slice) -> str:
+    """A feature set of a fresh dataset that has these of 21 views."""
+    dataset = register_dataset(
+        root, DatasetSpec(name="photos", classes=CLASSES), rows_of_21(rows), [None] * len(rows_of_21(rows))
+    )
+    return add(root, make_spec(n_rows=dataset.n_rows, views=dataset.views_digest))
+
+
+def rows_of_21(rows: slice) -> pa.Table:
+    table = make_table(21)
+    without = table.set_column(table.schema.get_field_index("mask_uri"), "mask_uri", pa.nulls(21, pa.string()))
+    return without[rows]
+
+
 def test_times_of_runs_are_read_from_the_store(root: ObjectRoot) -> None:
-    names = [add(root, make_spec(views=digit * 64)) for digit in "de"]
+    names = [add_dataset(root, slice(start, 21)) for start in (0, 1)]
     store = open_store(root.url)
     begin_run(root, "20260102T000000-aa", names[0])
     begin_run(root, "20260101T000000-aa", names[1])
     assert store.resolve("photos") == names[0]
     begin_run(root, "20260103T000000-aa", names[1])
     assert store.resolve("photos") == names[1]
+
+
+def test_chains_without_a_common_view_are_several_datasets_and_the_newest_of_each_is_listed(root: ObjectRoot) -> None:
+    heads = [add_dataset(root, rows) for rows in (slice(0, 12), slice(12, 21))]
+    older = read_spec(root, f"features/{heads[0]}").identity
+    grown = Growth(predecessor=older.views_digest, origin=older.views_digest, generation=1, in_uri_order=views(9))
+    whole = register_dataset(root, DatasetSpec(name="photos", classes=CLASSES), rows_of_21(slice(0, 11)), [None] * 11)
+    later = make_spec(n_rows=whole.n_rows, views=whole.views_digest)
+    heads[0] = add(root, replace(later, identity=replace(later.identity, grown_from=grown)))
+    for asked in ("photos", None, "photos@latest"):
+        with pytest.raises(
+            UnknownNameError, match="2 datasets of one name fit, which have no view in common"
+        ) as caught:
+            open_store(root.url).resolve(asked)
+        assert set(str(caught.value).rpartition(": ")[2].removesuffix(".").split(", ")) == set(heads)
 
 
 def begin_run(root: ObjectRoot, begun: str, name: str) -> None:
