@@ -12,16 +12,17 @@ from jaxtyping import Bool
 from feature_store import layout
 from feature_store.arrays import row_bytes, token_layout, valid_layout
 from feature_store.compression import Codec, DecodingReader, read_codecs
-from feature_store.datasets import StoredDataset, dataset_in_force, open_masks
+from feature_store.datasets import StoredDataset, dataset_in_force, open_masks, read_manifest
 from feature_store.errors import CorruptError, IncompleteError, UnknownNameError
 from feature_store.identity import FeatureSetSpec, TokenKind
 from feature_store.intact import has_checksum, object_crc32c
+from feature_store.manifest import removed_rows
 from feature_store.masks import MaskReader
 from feature_store.nearest_name import did_you_mean
 from feature_store.objects import ObjectRoot
 from feature_store.query.patches import PatchChoice, n_chosen, patch_numbers
 from feature_store.query.rows import BLOCK_BYTES, RowQueries
-from feature_store.receipts import InvalidRow, Receipt
+from feature_store.receipts import REMOVED_ROW, InvalidRow, Receipt
 from feature_store.receipts_index import read_index
 from feature_store.shards import Shard, missing_shards, shards_of
 from feature_store.storage import INT8
@@ -141,6 +142,24 @@ class FeatureSet(RowQueries):
             valid[receipt.start : receipt.stop] = True
         valid[[entry.row for entry in self.invalid_rows]] = False
         return valid
+
+    @cached_property
+    def removed(self) -> Bool[np.ndarray, " rows"]:
+        """Whether the row is only the place of a view that its dataset has no more; such a row counts nowhere."""
+        removed = np.zeros(self.spec.n_rows, dtype=bool)
+        if self.spec.identity.grown_from is None:
+            return removed  # only a dataset that grew has such rows
+        if not self.complete:
+            return removed_rows(read_manifest(self.root, self.dataset, ["image_sha256"]))
+        removed[[entry.row for entry in self.invalid_rows if entry.reason == REMOVED_ROW]] = True
+        return removed
+
+    @property
+    def n_removed(self) -> int:
+        """How many rows are only places of views that are gone, as far as shards are committed."""
+        if self.spec.identity.grown_from is None:
+            return 0
+        return sum(entry.reason == REMOVED_ROW for entry in self.invalid_rows)
 
     def stored_valid(self) -> Bool[np.ndarray, " rows"]:
         """What the array of valid rows says, which is for other readers; `verify` holds it to the receipts."""

@@ -4,7 +4,7 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
@@ -13,6 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from vitrine.printable import printable, printable_json
+
+if TYPE_CHECKING:
+    from feature_store import FeatureSet
 
 # A pipe that says nothing of its width gets lines of so many characters.
 _PIPE_COLUMNS = 160
@@ -138,6 +141,13 @@ def console(*, stderr: bool = False) -> Console:
 def counted(number: int, noun: str) -> str:
     """A number with what it counts, such as "1 shard" or "2 shards"."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def count_of_rows(features: "FeatureSet") -> str:
+    """How many rows a feature set has; those that are only places of removed views are counted apart."""
+    n_removed = features.n_removed
+    live = str(features.spec.n_rows - n_removed)
+    return f"{live} + {n_removed} removed" if n_removed else live
 
 
 def size(n_bytes: float | None) -> str:

@@ -56,6 +56,9 @@ def query(
     metric: Annotated[str, typer.Option(help="Of --nearest: cosine, dot or l2.")] = "cosine",
     selection: SelectionName = None,
     any_layer: AnyLayer = False,
+    removed: Annotated[
+        bool, typer.Option("--removed", help="Also the places of views that a dataset that grew has no more.")
+    ] = False,
     features: Features = None,
     allow_partial: Partial = False,
     json: Json = False,
@@ -74,6 +77,9 @@ def query(
     vitrine query features --nearest 12:40 -k 5 --where "split = 'train'" --selection no200
     vitrine query features --nearest 12 --metric l2 -o nearest.csv
     """
+    import numpy as np
+
+    from feature_store import FeatureRows
     from vitrine.opened import open_features
 
     answer: Callable[[Any], None]
@@ -98,7 +104,12 @@ def query(
 
         check_place(output, folder=False, overwrite=overwrite)
     found = open_features(store, features, partial=allow_partial)
-    answer(found if where is None else found.where(where, time_limit_s=time_limit))
+    if where is not None:
+        answer(found.where(where, time_limit_s=time_limit, removed=removed))
+    elif removed or not found.removed.any():
+        answer(found)
+    else:
+        answer(FeatureRows(found, np.flatnonzero(~found.removed)))
 
 
 def _refuse(options: list[str], reason: str) -> None:

@@ -19,7 +19,7 @@ from feature_store.manifest import TILE_AXES
 from feature_store.query.columns import column_batches, column_schema
 from vitrine.exits import UsageError
 from vitrine.options import comma_separated
-from vitrine.output import console, print_json, print_table
+from vitrine.output import console, count_of_rows, print_json, print_table
 
 _LABELLING = ("split", "label", "class_name")
 _FORMATS = (".parquet", ".npy", ".csv")
@@ -100,7 +100,7 @@ def answer_rows(rows: RowQueries, request: RowsRequest, *, output: Path | None, 
         print_json({**record, "rows": shown.to_pylist()})
         return
     values = [tuple(shown_value(value) for value in row.values()) for row in shown.to_pylist()]
-    print_table(f"{features.name}: {len(rows.rows)} of {features.spec.n_rows} rows", columns, values)
+    print_table(f"{features.name}: {len(rows.rows)} of {count_of_rows(features)} rows", columns, values)
     if len(values) < len(rows.rows):
         console().print(f"the first {len(values)}; --limit shows more, --output FILE writes all")
 

@@ -17,7 +17,7 @@ def ls(store: Store, json: Json = False) -> None:
     """
     from feature_store import open_store
     from feature_store.runs import RunHistory, run_time
-    from vitrine.output import console, counted, print_json, print_table, size
+    from vitrine.output import console, count_of_rows, counted, print_json, print_table, size
 
     opened = open_store(store)
     sets, broken = opened.readable(partial=True)
@@ -33,7 +33,7 @@ def ls(store: Store, json: Json = False) -> None:
         (
             features.name,
             features.spec.title,
-            features.spec.n_rows,
+            count_of_rows(features),
             ",".join(map(str, features.spec.identity.layers)),
             ",".join(features.spec.identity.token_kinds),
             f"{len(features.standing)}/{len(features.shards)}",
@@ -74,6 +74,7 @@ def _summary(features: Any, *, n_committed: int, stored_bytes: int) -> dict[str,
         "model": spec.model,
         "title": spec.title,
         "rows": spec.n_rows,
+        "removed": features.n_removed,
         "layers": list(spec.identity.layers),
         "token_kinds": list(spec.identity.token_kinds),
         "shards": len(features.shards),
@@ -136,16 +137,17 @@ def _compression(found: Any) -> dict[str, str]:
 def _print_record(record: dict[str, Any], found: Any) -> None:
     import numpy as np
 
-    from vitrine.output import assumed_pairs, print_pairs, print_table, size
+    from vitrine.output import assumed_pairs, count_of_rows, print_pairs, print_table, size
 
     identity = record["identity"]
+    n_invalid = len(record["invalid_rows"]) - found.n_removed
     print_pairs(
         record["name"],
         {
             "model": record["title"],
             **assumed_pairs(record["assumed"]),
             "shards": f"{record['committed']} of {record['shards']} committed, {record['rows_per_shard']} rows each",
-            "rows": f"{record['rows']}, {len(record['invalid_rows'])} of them invalid",
+            "rows": f"{count_of_rows(found)}, {n_invalid} of them invalid",
             "tokens": f"{', '.join(identity['token_kinds'])}; layers {', '.join(map(str, identity['layers']))}; "
             f"grid {record['grid'][0]} x {record['grid'][1]}; {record['n_features']} features; "
             f"{identity['storage_dtype']}",

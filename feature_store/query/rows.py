@@ -46,6 +46,7 @@ class RowQueries:
         parameters: Sequence[Any] | Mapping[str, Any] = (),
         *,
         time_limit_s: float = TIME_LIMIT_S,
+        removed: bool = False,
     ) -> "FeatureRows":
         """Those of the rows for which a condition is true.
 
@@ -56,6 +57,7 @@ class RowQueries:
                 the functions of `feature_store.query.expressions`.
             parameters: values for `?` or `$name` in the condition.
             time_limit_s: seconds after which it is given up.
+            removed: ask also the rows that are only the places of views that the dataset has no more.
 
         Raises:
             QueryError: it is no such expression, or takes longer.
@@ -67,6 +69,8 @@ class RowQueries:
         rows = self.rows
         if len(rows) < self.features.spec.n_rows:
             found = np.intersect1d(rows, found, assume_unique=True)
+        if not removed:
+            found = found[~self.features.removed[found]]
         return FeatureRows(self.features, found)
 
     def columns(self, names: Sequence[str]) -> pa.Table:

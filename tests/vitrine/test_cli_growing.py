@@ -127,3 +127,23 @@ def test_rm_and_gc_count_a_shared_file_once_and_name_what_stays_only_where_somet
     aside = vitrine("gc", store, "--aside", "--json").json
     assert aside["n_bytes"] == aside["freed_bytes"] >= on_disk
     assert "stays" not in vitrine("gc", store, "--aside").out
+
+
+def test_removed_rows_count_nowhere_unless_they_are_asked_for(vitrine: Run, grown: tuple[Any, ...]) -> None:
+    store = grown[-1]
+    name = vitrine(*grown, "--json").json["feature_set"]
+    of_it = ("query", store, "--features", name)
+    live = vitrine(*of_it, "--where", "true", "--json").json
+    assert live["n_rows"] == 25
+    assert not any(row["uri"] == "test/03.jpg" for row in live["rows"])
+    assert vitrine(*of_it, "--json").json == live
+    assert vitrine(*of_it, "--where", "split IS NULL", "--json").json["n_rows"] == 0
+    asked = vitrine(*of_it, "--where", "split IS NULL", "--removed", "--json").json
+    assert [row["uri"] for row in asked["rows"]] == ["test/03.jpg"]
+    assert vitrine(*of_it, "--removed", "--json").json["n_rows"] == 26
+    assert "25 of 25 + 1 removed rows" in vitrine(*of_it).out
+    (listed,) = (each for each in vitrine("ls", store, "--json").json["feature_sets"] if each["name"] == name)
+    assert (listed["rows"], listed["removed"]) == (26, 1)
+    assert "25 + 1 removed" in vitrine("ls", store).out
+    assert "25 + 1 removed, 0 of them invalid" in vitrine("show", store, "--features", name).out
+    assert vitrine("show", store, "--features", name, "--json").json["removed"] == 1
