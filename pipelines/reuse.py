@@ -6,7 +6,7 @@ only its new views. Batch size and kernel must be the same too, because on some 
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -140,21 +140,8 @@ def find_sources(
             allow all.
         predecessor: the name of the feature set that this one grew out of, which is asked first.
     """
-    allowed: list[tuple[FeatureSet, str | None]] = []
-    refused: list[tuple[FeatureSet, str | None]] = []
-    # Stable: the predecessor first, then the others as they come.
-    candidates = sorted(_candidates(others, spec), key=lambda features: features.name != predecessor)
-    history = RunHistory(candidates[0].root) if candidates and environment is not None else None
-    ours = environment() if history is not None and environment is not None else {}
-    grown_out_of: tuple[str, int] | None = None
-    for features in candidates:
-        if grown_out_of is not None and _is_before(features, grown_out_of):
-            continue  # it has nothing that the predecessor does not have, and its manifest need not be read
-        difference = None if history is None else _difference(history, features, ours)
-        (allowed if difference is None else refused).append((features, difference))
-        if features.name == predecessor and difference is None:
-            grown_out_of = chain_position(features.spec.identity)
-    ranked = [*allowed, *refused]
+    ranked = _ranked(others, spec, environment, predecessor)
+    n_allowed = sum(difference is None for _, difference in ranked)
     rows = _map_rows(manifest, [features for features, _ in ranked])
     return Reuse(
         sources=tuple(
@@ -162,10 +149,36 @@ def find_sources(
             for (features, difference), n_rows in zip(ranked, rows.count(missing), strict=True)
             if n_rows
         ),
-        computed=tuple(rows.n_computed(shard, n_sources=len(allowed)) for shard in missing),
+        computed=tuple(rows.n_computed(shard, n_sources=n_allowed) for shard in missing),
         removed=tuple(rows.n_removed(shard) for shard in missing),
-        linked=tuple(_linked_rows(rows, spec, shard, len(allowed)) for shard in missing),
+        linked=tuple(_linked_rows(rows, spec, shard, n_allowed) for shard in missing),
     )
+
+
+def _ranked(
+    others: Sequence[FeatureSet], spec: FeatureSetSpec, environment: EnvironmentOf | None, predecessor: str | None
+) -> list[tuple[FeatureSet, str | None]]:
+    """The feature sets that may have rows, each with the environment's difference: those without one come first."""
+    fitting = [each for each in others if each.digest != spec.identity.digest and _fits(each.spec, spec)]
+    differing = _differing(environment)
+    first = [(each, differing(each)) for each in _with_rows([each for each in fitting if each.name == predecessor])]
+    rest = [each for each in fitting if each.name != predecessor]
+    for grown_out_of, difference in first:
+        if difference is None:
+            # Earlier states have nothing that the predecessor does not have: nothing of them but the record is read.
+            position = chain_position(grown_out_of.spec.identity)
+            rest = [each for each in rest if not _is_before(each, position)]
+    ranked = [*first, *((each, differing(each)) for each in _with_rows(rest))]
+    # Stable: the predecessor stays before the others of its kind.
+    return sorted(ranked, key=lambda each: each[1] is not None)
+
+
+def _differing(environment: EnvironmentOf | None) -> Callable[[FeatureSet], str | None]:
+    """What tells the difference of the environment of a feature set; runs and environment are read when it is asked."""
+    if environment is None:
+        return lambda _: None
+    history, ours = functools.cache(RunHistory), functools.cache(environment)
+    return lambda features: _difference(history(features.root), features, ours())
 
 
 def _is_before(features: FeatureSet, position: tuple[str, int]) -> bool:
@@ -186,10 +199,10 @@ def _difference(history: RunHistory, features: FeatureSet, environment: dict[str
     return environment_difference(made_in, environment) if made_in else "no run says where it was made"
 
 
-def _candidates(others: Sequence[FeatureSet], spec: FeatureSetSpec) -> list[FeatureSet]:
-    fitting = [each for each in others if each.digest != spec.identity.digest and _fits(each.spec, spec)]
-    has_rows = fitting[0].root.side_by_side(_has_rows, fitting) if fitting else []
-    return [features for features, there in zip(fitting, has_rows, strict=True) if there]
+def _with_rows(candidates: Sequence[FeatureSet]) -> list[FeatureSet]:
+    """Those that have a valid row: the receipts of each are read, side by side."""
+    has_rows = candidates[0].root.side_by_side(_has_rows, candidates) if candidates else []
+    return [features for features, there in zip(candidates, has_rows, strict=True) if there]
 
 
 def _has_rows(features: FeatureSet) -> bool:

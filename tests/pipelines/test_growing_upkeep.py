@@ -9,9 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from feature_store import StoredDataset, open_store, read_manifest
+from feature_store import FeatureSetSpec, StoredDataset, open_store, read_manifest
 from feature_store.intact import object_crc32c
 from feature_store.objects import ObjectRoot
+from feature_store.receipts import Receipt
+from feature_store.receipts_index import read_index
 from feature_store.roots import open_root
 from feature_store.runs import RunHistory
 from feature_store.upkeep import (
@@ -185,3 +187,19 @@ def test_planning_reads_one_manifest_however_many_nights_there_are(
     assert nights.prepare().sources[0].name == last
     # Once for the order of rows, once for what each row is; of the three nights before it, nothing.
     assert read == [open_store(nights.store).features(last).dataset.folder] * 2
+
+
+def test_planning_reads_the_receipts_of_the_last_night_alone(nights: Nights, monkeypatch: pytest.MonkeyPatch) -> None:
+    for night in range(3):
+        nights.add(40 + night, f"even/{night}.png")
+        last = nights.extract().feature_set
+    nights.add(50, "even/x.png")
+    read: set[str] = set()
+
+    def counted(root: ObjectRoot, folder: str, spec: FeatureSetSpec) -> dict[int, Receipt] | None:
+        read.add(folder)
+        return read_index(root, folder, spec)
+
+    monkeypatch.setattr("feature_store.reader.read_index", counted)
+    assert nights.prepare().sources[0].name == last
+    assert read == {f"features/{last}"}
