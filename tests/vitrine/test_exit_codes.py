@@ -29,7 +29,7 @@ DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "exit_codes.md"
         (("knn", "{store}", "--on", "patch"), "did you mean 'patches'"),
         (("knn", "{store}", "--score", "Classs"), "--score 'Classs'"),
         (("knnn", "{store}"), "Did you mean 'knn'"),
-        (("knn", "{store}", "--laier", "6"), "Possible options: --layer"),
+        (("knn", "{store}", "--laier", "6"), "Possible options: --any-layer, --layer"),
         (("knn",), "Missing argument 'store'"),
         (("models", "inspekt"), "Did you mean 'inspect'"),
     ],
