@@ -120,7 +120,8 @@ def test_the_label_and_the_split_of_a_removed_row_count_nowhere(nights: Nights) 
     features = open_store(nights.store).features()
     assert len(features.rows_of_split(None)) == 19
     assert len(features.where("label = 1")) == 9
-    assert len(features.where("NOT valid")) == 1
+    assert len(features.where("NOT valid")) == 0
+    assert len(features.where("NOT valid", removed=True)) == 1
     assert sum(len(rows) for rows, _ in features.iter_blocks()) == features.valid.sum() == 19
 
 
