@@ -110,11 +110,12 @@ def test_a_read_only_bucket_stops_an_extraction_with_one_line(
     url = f"s3://{make_bucket()}/store"
     proxy.plan = lambda verb, path, number: "403 AccessDenied" if verb == "PUT" else None
     ran = _extract(vitrine, tiny_images, tiny_model, tiny_weights, url)
-    assert (ran.code, ran.out) == (1, "")
-    assert ran.err == (
-        f"vitrine: error: {url} does not let these credentials write vitrine.json (AccessDenied); ask its owner for "
-        "that right, or use credentials that have it.\n"
+    reason = (
+        f"{url} does not let these credentials write vitrine.json (AccessDenied); ask its owner for "
+        "that right, or use credentials that have it."
     )
+    assert (ran.code, ran.json) == (1, {"error": reason, "exit_code": 1})
+    assert ran.err == f"vitrine: error: {reason}\n"
 
 
 def test_a_bucket_that_becomes_read_only_midway_fails_the_rest_and_is_resumed(
