@@ -29,10 +29,11 @@ from evaluators import (
 from feature_store import open_store
 features = open_store(sys.argv[1]).features()
 subject = Subject(on=sys.argv[3])
+linear = LinearParameters(subject=subject, memory_bytes=256 << 20, l2s=(0.01,), max_passes=5)
 ask = {
     "variance": lambda: evaluate_variance(features, VarianceParameters()),
     "knn": lambda: evaluate_knn(features, KnnParameters(subject=subject, k=1)),
-    "linear": lambda: evaluate_linear(features, LinearParameters(subject=subject, memory_bytes=64 << 20, epochs=1)),
+    "linear": lambda: evaluate_linear(features, linear),
 }[sys.argv[2]]
 def peak_mb():
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) / 1024
