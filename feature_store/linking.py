@@ -7,7 +7,6 @@ names. So two feature sets that share an object stay as independent as two copie
 
 from concurrent.futures import ThreadPoolExecutor
 
-from feature_store import layout
 from feature_store.arrays import shard_objects
 from feature_store.errors import CorruptError
 from feature_store.identity import FeatureSetSpec
@@ -16,8 +15,8 @@ from feature_store.objects import ObjectRoot
 from feature_store.reader import FeatureSet
 from feature_store.receipts import Receipt, StoredObject
 from feature_store.receipts_index import drop_index
-from feature_store.records import write_record
 from feature_store.shards import Shard
+from feature_store.writer import commit_shard
 
 # Objects of one shard that are linked, or read, at a time.
 _AT_A_TIME = 4
@@ -45,16 +44,7 @@ def link_shard(source: FeatureSet, folder: str, spec: FeatureSetSpec, shard: Sha
     drop_index(root, folder)
     with ThreadPoolExecutor(_AT_A_TIME) as pool:
         list(pool.map(lambda each: _link(root, source.folder, folder, each), objects))
-    receipt = Receipt(
-        feature_set=spec.identity.digest,
-        shard=shard.index,
-        start=shard.start,
-        stop=shard.stop,
-        objects=objects,
-        invalid=theirs.invalid,
-    )
-    write_record(root, layout.receipt(folder, shard), receipt.to_json())
-    return receipt
+    return commit_shard(root, folder, spec, shard, objects, theirs.invalid)
 
 
 def _link(root: ObjectRoot, source: str, target: str, stated: StoredObject) -> None:

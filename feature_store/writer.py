@@ -257,12 +257,24 @@ def write_shard(
         )
     for put in puts:
         put.result()
+    return commit_shard(root, folder, spec, shard, objects, invalid)
+
+
+def commit_shard(
+    root: ObjectRoot,
+    folder: str,
+    spec: FeatureSetSpec,
+    shard: Shard,
+    objects: Sequence[StoredObject],
+    invalid: Sequence[InvalidRow],
+) -> Receipt:
+    """Write the receipt of a shard, which commits it: every object must stand there, synced, before this is called."""
     receipt = Receipt(
         feature_set=spec.identity.digest,
         shard=shard.index,
         start=shard.start,
         stop=shard.stop,
-        objects=objects,
+        objects=tuple(objects),
         invalid=tuple(invalid),
     )
     write_record(root, layout.receipt(folder, shard), receipt.to_json())
